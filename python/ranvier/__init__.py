@@ -1,0 +1,75 @@
+"""Ranvier: dense neural networks on the CPU.
+
+Fast, the same bits whatever the threads and the instruction set, and a reference that says what
+right means.
+
+    >>> import ranvier as rv
+    >>> X, y = rv.datasets.load_digits()
+    >>> model = rv.Sequential([rv.Dense(32, activation="relu"), rv.Dense(10)])
+    >>> history = model.fit(X, y, loss="cross_entropy", epochs=5)
+    >>> model.predict(X).shape
+    (1797, 10)
+"""
+
+from . import activations, datasets, errors, initializers, losses, optimizers
+from ._core import __version__
+from ._crosscheck import CrosscheckReport, crosscheck
+from .callbacks import Callback
+from .config import config, get_num_threads, set_num_threads, show_config
+from .errors import (
+    ArgumentError,
+    BusyError,
+    DivergedError,
+    DTypeError,
+    InternalError,
+    MissingDependencyError,
+    NotFittedError,
+    OutOfMemoryError,
+    RanvierError,
+    ShapeError,
+)
+from .history import History
+from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
+from .model import Gradients, Sequential
+from .optimizers import SGD, Adam, AdamW
+from .trainer import Trainer
+
+__all__ = [
+    "SGD",
+    "Activation",
+    "Adam",
+    "AdamW",
+    "ArgumentError",
+    "BatchNorm",
+    "BusyError",
+    "Callback",
+    "CrosscheckReport",
+    "DTypeError",
+    "Dense",
+    "DivergedError",
+    "Dropout",
+    "Gradients",
+    "History",
+    "InternalError",
+    "LayerNorm",
+    "MissingDependencyError",
+    "NotFittedError",
+    "OutOfMemoryError",
+    "RanvierError",
+    "Sequential",
+    "ShapeError",
+    "Softmax",
+    "Trainer",
+    "__version__",
+    "activations",
+    "config",
+    "crosscheck",
+    "datasets",
+    "errors",
+    "get_num_threads",
+    "initializers",
+    "losses",
+    "optimizers",
+    "set_num_threads",
+    "show_config",
+]

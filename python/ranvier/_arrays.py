@@ -1,0 +1,150 @@
+"""What is taken for an array: the one place where inputs are normalised or refused.
+
+float32, float64 and integer arrays of any order and strides go to the core as they are, without a
+copy; the core converts as it reads. Everything else that is numeric is converted once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .errors import ArgumentError, DTypeError, OutOfMemoryError, ShapeError
+
+Array: TypeAlias = NDArray[Any]
+
+_IN_PLACE = frozenset("fdbhilqBHILQ")
+
+
+def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
+    """`value` as an array of real numbers that the core can read; `dtype` where it must be converted."""
+    if hasattr(value, "toarray"):
+        raise DTypeError(
+            f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
+            f"convert it with {name}.toarray()"
+        )
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise ArgumentError(
+                f"{name}: expected an array without missing values, got a masked array "
+                f"with {np.ma.count_masked(value)} masked values; fill them with {name}.filled(...)"
+            )
+        value = value.data
+    try:
+        array = np.asarray(value)
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ArgumentError(
+            f"{name}: expected something that NumPy makes an array of numbers from, "
+            f"got {type(value).__name__} ({error})"
+        ) from error
+    if array.dtype.kind not in "fiub":
+        raise DTypeError(
+            f"{name}: expected real numbers, got dtype {array.dtype}{_offender(value)}"
+        )
+    if array.dtype.char in _IN_PLACE and array.dtype.isnative and array.flags.aligned:
+        return array
+    try:
+        return array.astype(np.int64 if array.dtype.kind in "iub" else dtype)
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{name}: {error}") from error
+
+
+def _offender(value: Any) -> str:
+    """Names the first column of a data frame that is not numeric."""
+    dtypes = getattr(value, "dtypes", None)
+    columns = getattr(value, "columns", None)
+    if columns is None or dtypes is None:
+        return ""
+    for column, dtype in zip(columns, dtypes, strict=False):
+        if getattr(dtype, "kind", "O") not in "fiub":
+            return f" (column {column!r} has dtype {dtype})"
+    return ""
+
+
+def features(X: ArrayLike, dtype: DTypeLike, name: str = "X") -> Array:
+    """X of shape (rows, features)."""
+    array = numeric(X, name, dtype)
+    if array.ndim != 2:
+        hint = f"; a single row is {name}[np.newaxis, :]" if array.ndim == 1 else ""
+        raise ShapeError(
+            f"{name}: expected shape (rows, features), got {array.ndim} dimension(s) "
+            f"with shape {array.shape}{hint}"
+        )
+    return array
+
+
+def matrix(y: ArrayLike, dtype: DTypeLike, name: str = "y") -> Array:
+    """Targets of shape (rows, columns); one dimension is one column."""
+    array = numeric(y, name, dtype)
+    if array.ndim not in (1, 2):
+        raise ShapeError(
+            f"{name}: expected shape (rows,) or (rows, columns), got shape {array.shape}"
+        )
+    return array
+
+
+def weights(sample_weight: ArrayLike, rows: int, name: str = "sample_weight") -> Array:
+    """One number for each row."""
+    array = numeric(sample_weight, name, np.float64)
+    if array.shape != (rows,):
+        raise ShapeError(
+            f"{name}: expected shape ({rows},), one number for each row of X, "
+            f"got shape {array.shape}"
+        )
+    return array
+
+
+def integer(value: Any, name: str, *, least: int, most: int = 2**63 - 1) -> int:
+    """`value` as an int within bounds; booleans and fractions are refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise DTypeError(f"{name}: expected an integer, got {value!r}")
+    if not least <= value <= most:
+        raise ArgumentError(f"{name}: expected an integer from {least} to {most}, got {value}")
+    return int(value)
+
+
+def real(
+    value: Any,
+    name: str,
+    *,
+    least: float = -np.inf,
+    most: float = np.inf,
+    open_least: bool = False,
+    open_most: bool = False,
+) -> float:
+    """`value` as a finite float within bounds."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    ):
+        raise DTypeError(f"{name}: expected a number, got {value!r}")
+    number = float(value)
+    low = number > least if open_least else number >= least
+    high = number < most if open_most else number <= most
+    if not (low and high and np.isfinite(number)):
+        left = "(" if open_least or least == -np.inf else "["
+        right = ")" if open_most or most == np.inf else "]"
+        raise ArgumentError(
+            f"{name}: expected a finite number in {left}{least:g}, {most:g}{right}, got {value!r}"
+        )
+    return number
+
+
+def seed(value: int | None, name: str = "seed") -> int:
+    """A seed; None draws one from the system."""
+    if value is None:
+        import secrets
+
+        return secrets.randbits(64)
+    return integer(value, name, least=0, most=2**64 - 1)
+
+
+def empty(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """A new array; a refusal of the system becomes ranvier's error."""
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:
+        raise OutOfMemoryError(f"out of memory: an array of shape {shape}") from error

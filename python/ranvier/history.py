@@ -1,0 +1,91 @@
+"""`History`: what a training recorded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+__all__ = ["History"]
+
+
+class History(dict[str, list[Any]]):
+    """A dict of lists, one entry for each epoch.
+
+    Keys: "epoch" (from 0), "step" (steps done), "loss" (mean over the epoch's batches, each measured
+    before its step), "seconds"; with validation data "val_loss" and, for classifications,
+    "val_accuracy".
+
+        >>> import numpy as np, ranvier as rv
+        >>> model = rv.Sequential([rv.Dense(1)])
+        >>> history = model.fit(np.eye(4), np.ones(4), loss="mse", epochs=2, batch_size=2)
+        >>> history["epoch"], history["step"], len(history.rows())
+        ([0, 1], [2, 4], 2)
+    """
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds one epoch; a figure that is new gets None for the epochs before."""
+        epochs = max(map(len, self.values()), default=0)
+        for key in {**self, **row}:
+            column = self.setdefault(key, [None] * epochs)
+            column.append(row.get(key))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict for each epoch."""
+        return [dict(zip(self, values, strict=True)) for values in zip(*self.values(), strict=True)]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A DataFrame with one row for each epoch, indexed by epoch (needs pandas)."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError(
+                "to_pandas needs pandas: pip install 'ranvier[pandas]'"
+            ) from error
+        return pandas.DataFrame(dict(self)).set_index("epoch")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws the loss curves (and accuracy, on a second axis) over the epochs (needs matplotlib).
+
+        Args:
+            ax: axes to draw on; None makes a figure.
+
+        Returns:
+            The axes of the losses.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise MissingDependencyError(
+                "plot needs matplotlib: pip install 'ranvier[plot]'"
+            ) from error
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        epochs = [epoch + 1 for epoch in self.get("epoch", [])]
+        marker = "o" if len(epochs) == 1 else None
+        for key, label in [("loss", "training loss"), ("val_loss", "validation loss")]:
+            if key in self:
+                ax.plot(epochs, self[key], label=label, marker=marker)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("loss")
+        lines, labels = ax.get_legend_handles_labels()
+        if "val_accuracy" in self:
+            right = ax.twinx()
+            right.plot(
+                epochs,
+                self["val_accuracy"],
+                color="tab:green",
+                linestyle="--",
+                label="validation accuracy",
+                marker=marker,
+            )
+            right.set_ylabel("accuracy")
+            more_lines, more_labels = right.get_legend_handles_labels()
+            lines, labels = lines + more_lines, labels + more_labels
+        if lines:
+            ax.legend(lines, labels, loc="center right")
+        return ax

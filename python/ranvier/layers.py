@@ -1,0 +1,180 @@
+"""Layers: definitions. They hold no numbers; `Sequential` makes a network of them.
+
+Shapes: a batch is (rows, features); a weight is (in_features, out_features), so that
+y = x @ weight + bias. PyTorch and ONNX store the transpose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any
+
+from . import activations, initializers
+from ._arrays import integer, real
+from .activations import ActivationLike
+from .errors import ArgumentError
+from .initializers import InitializerLike
+
+__all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Softmax"]
+
+
+@dataclass(frozen=True, repr=False)
+class Layer:
+    """Base of the layers."""
+
+    def _spec(self) -> dict[str, Any]:
+        raise TypeError("Layer is a base class; use one of ranvier's layers")
+
+    def __repr__(self) -> str:
+        """The call that makes the layer, without defaults."""
+        parts = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = "" if field.name in ("units", "rate") else f"{field.name}="
+                parts.append(f"{name}{value!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Dense(Layer):
+    """Fully connected layer: a = f(x @ weight + bias).
+
+    Input (rows, in_features), output (rows, units); parameters "weight" (in_features, units) and
+    "bias" (units,).
+
+    Args:
+        units: number of outputs.
+        activation: f, a name or an object of `ranvier.activations`; None is the identity.
+        use_bias: whether there is a bias.
+        weight_init: a name or an object of `ranvier.initializers`; "auto" is He uniform before
+            relu-like activations and Glorot uniform otherwise.
+        bias_init: likewise.
+
+    Raises:
+        ArgumentError, DTypeError: a value that the argument does not take.
+
+    Example:
+        >>> import ranvier as rv
+        >>> rv.Dense(16, activation="relu")
+        Dense(16, activation='relu')
+
+    Elsewhere: `torch.nn.Linear` stores (out, in) and starts from U(±1/√in); `keras.layers.Dense`
+    has the same layout as here and starts from Glorot uniform.
+    """
+
+    units: int
+    activation: ActivationLike = None
+    _: KW_ONLY
+    use_bias: bool = True
+    weight_init: InitializerLike = "auto"
+    bias_init: InitializerLike = "zeros"
+
+    def __post_init__(self) -> None:
+        integer(self.units, "units", least=1, most=2**31)
+        self._spec()
+        if initializers.spec(self.bias_init, "bias_init")[0] == "orthogonal":
+            raise ArgumentError("bias_init: expected an initializer of vectors, got 'orthogonal'")
+
+    def _spec(self) -> dict[str, Any]:
+        return {
+            "kind": "dense",
+            "units": int(self.units),
+            "activation": activations.spec(self.activation),
+            "use_bias": bool(self.use_bias),
+            "weight_init": initializers.spec(self.weight_init, "weight_init"),
+            "bias_init": initializers.spec(self.bias_init, "bias_init"),
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Activation(Layer):
+    """An activation as a layer of its own, for instance behind a normalisation."""
+
+    activation: ActivationLike
+
+    def __post_init__(self) -> None:
+        self._spec()
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "activation", "activation": activations.spec(self.activation)}
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """In training, sets each value to 0 with probability `rate` and divides the others by 1 − rate.
+
+    In evaluation it is the identity (Srivastava et al. 2014). Which values are dropped is a
+    function of the trainer's seed, the epoch, the row's place in the epoch and the unit: the same
+    for any batch size and any number of threads.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        real(self.rate, "rate", least=0.0, most=1.0, open_most=True)
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "dropout", "rate": float(self.rate)}
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(Layer):
+    """Each row to mean 0 and variance 1 over its features, then times weight plus bias.
+
+    a = weight·(x − mean)/√(var + eps) + bias with the biased variance (Ba et al. 2016).
+    Parameters "weight" (from 1) and "bias" (from 0), both (features,). As in PyTorch; Keras's eps
+    is 1e-3.
+    """
+
+    _: KW_ONLY
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        real(self.eps, "eps", least=0.0, open_least=True)
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "layer_norm", "eps": float(self.eps)}
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(Layer):
+    """Each feature to mean 0 and variance 1 over the batch, then times weight plus bias.
+
+    a = weight·(x − mean)/√(var + eps) + bias (Ioffe and Szegedy 2015). Training uses the batch's
+    statistics, weighted by `sample_weight` (so that a row of weight 0 is absent), and moves the
+    running ones: running ← (1 − momentum)·running + momentum·batch, the running variance being
+    the unbiased one. Evaluation uses the running ones. A batch with fewer than two rows of
+    positive weight does not move them.
+
+    Args:
+        momentum: share of the new batch, in (0, 1]. PyTorch's meaning; Keras's momentum is 1 minus
+            this one (its default is 0.99, and its running variance is biased).
+        eps: added to the variance. Keras's default is 1e-3.
+    """
+
+    _: KW_ONLY
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        real(self.momentum, "momentum", least=0.0, most=1.0, open_least=True)
+        real(self.eps, "eps", least=0.0, open_least=True)
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "batch_norm", "momentum": float(self.momentum), "eps": float(self.eps)}
+
+
+@dataclass(frozen=True, repr=False)
+class Softmax(Layer):
+    """e^z / Σ e^z over the features of each row.
+
+    For reading probabilities off and for textbook examples. The classification losses take raw
+    outputs: do not put this in front of them.
+    """
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "softmax"}

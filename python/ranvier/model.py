@@ -1,0 +1,326 @@
+"""`Sequential`: a stack of layers with its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from ._arrays import Array, empty, features, integer, numeric, seed as checked_seed
+from .errors import ArgumentError, DTypeError, NotFittedError, ShapeError
+from .layers import Layer
+from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of, get as get_loss
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from .history import History
+    from .optimizers import OptimizerLike
+
+__all__ = ["Gradients", "Sequential"]
+
+
+class Gradients(dict[str, Array]):
+    """Gradients by parameter name, with that of the input as `d_input` (rows, in_features)."""
+
+    d_input: Array
+
+    def __init__(self, gradients: Mapping[str, Array], d_input: Array) -> None:
+        super().__init__(gradients)
+        self.d_input = d_input
+
+
+class Sequential:
+    """Layers one behind the other.
+
+    Args:
+        layers: at least one layer of `ranvier.layers`.
+        input_size: number of input features; None waits for the first `fit`.
+        seed: of the initial parameters, 0 to 2^64 − 1; None draws one, which `seed` then tells.
+        dtype: "float32" or "float64", of parameters, activations and predictions.
+
+    Raises:
+        ArgumentError, DTypeError: a value that the argument does not take.
+        OutOfMemoryError: the parameters do not fit.
+
+    Example:
+        >>> import numpy as np, ranvier as rv
+        >>> model = rv.Sequential([rv.Dense(8, activation="tanh"), rv.Dense(1)], input_size=2)
+        >>> model.n_parameters
+        33
+        >>> model.predict(np.zeros((3, 2))).shape
+        (3, 1)
+
+    A model may be used from several threads: during a fit, `predict` and `parameters` see the
+    state after some complete step.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        input_size: int | None = None,
+        seed: int | None = 0,
+        dtype: DTypeLike = "float32",
+    ) -> None:
+        if isinstance(layers, Layer) or not isinstance(layers, Sequence):
+            raise DTypeError(f"layers: expected a list of layers, got {layers!r}")
+        for number, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise DTypeError(
+                    f"layers[{number}]: expected a layer such as ranvier.Dense(10), got {layer!r}"
+                )
+        if not layers:
+            raise ArgumentError("layers: expected at least one layer, got none")
+        self._layers = tuple(layers)
+        self._seed = checked_seed(seed)
+        self._dtype = _checked_dtype(dtype)
+        self._network: _core.Network | None = None
+        self._input_size: int | None = None
+        if input_size is not None:
+            self._build(integer(input_size, "input_size", least=1, most=2**31))
+
+    def _build(self, input_size: int) -> None:
+        specs = [layer._spec() for layer in self._layers]
+        self._network = _core.Network(specs, input_size, self._seed, self._dtype.name)
+        self._input_size = input_size
+
+    def _require(self) -> _core.Network:
+        if self._network is None:
+            raise NotFittedError(
+                "model: expected a model that knows its number of input features, got one "
+                "without input_size; pass input_size= or fit it first"
+            )
+        return self._network
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers' definitions."""
+        return self._layers
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial parameters."""
+        return self._seed
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """dtype of parameters and predictions."""
+        return self._dtype
+
+    @property
+    def input_size(self) -> int | None:
+        """Number of input features; None until it is known."""
+        return self._input_size
+
+    @property
+    def output_size(self) -> int:
+        """Number of outputs."""
+        return self._require().output_size
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable values."""
+        return self._require().count()
+
+    def __repr__(self) -> str:
+        """The call that makes the model."""
+        layers = ", ".join(map(repr, self._layers))
+        return (
+            f"Sequential([{layers}], input_size={self._input_size}, seed={self._seed}, "
+            f"dtype={self._dtype.name!r})"
+        )
+
+    def copy(self) -> Sequential:
+        """A model of its own with the same parameters."""
+        twin = Sequential(self._layers, seed=self._seed, dtype=self._dtype)
+        if self._network is not None:
+            twin._network = self._network.duplicate()
+            twin._input_size = self._input_size
+        return twin
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sequential:
+        """Definitions are immutable: a copy is deep."""
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a ranvier model cannot be pickled yet; "
+            "keep its definition and model.parameters(), and restore with set_parameters"
+        )
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter and running statistic, in the core's order."""
+        trainable, state = self._require().tables()
+        return {name: tuple(shape) for name, shape in [*trainable, *state]}
+
+    def parameters(self) -> dict[str, Array]:
+        """Copies of all parameters by name, running statistics of BatchNorm included.
+
+        Names are the layer's number and the role: "0.weight" (in, out), "0.bias" (out,), "0.slope"
+        () of prelu, "1.running_mean".
+        """
+        network = self._require()
+        arrays = {name: empty(shape, self._dtype) for name, shape in self._shapes().items()}
+        network.read([np.atleast_1d(array) for array in arrays.values()])
+        return arrays
+
+    def set_parameters(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """Replaces parameters by name; those that are not named stay.
+
+        Args:
+            parameters: arrays of the shapes that `parameters` shows; finite numbers.
+
+        Raises:
+            ArgumentError: an unknown name or a value that is not finite.
+            ShapeError: a shape that is not the parameter's. Nothing has changed.
+        """
+        network = self._require()
+        shapes = self._shapes()
+        order = {name: index for index, name in enumerate(shapes)}
+        values = []
+        for name, value in parameters.items():
+            if name not in shapes:
+                raise ArgumentError(
+                    f"parameters: expected names among {list(shapes)}, got {name!r}"
+                )
+            array = numeric(value, f"parameters[{name!r}]", self._dtype)
+            if array.shape != shapes[name]:
+                raise ShapeError(
+                    f"parameters[{name!r}]: expected shape {shapes[name]}, got {array.shape}"
+                )
+            with np.errstate(over="ignore"):
+                array = np.atleast_1d(array.astype(self._dtype))
+            if not np.isfinite(array).all():
+                raise ArgumentError(
+                    f"parameters[{name!r}]: expected finite {self._dtype} numbers, got others"
+                )
+            values.append((order[name], array))
+        network.write(values)
+
+    def predict(self, X: ArrayLike) -> Array:
+        """Raw outputs in evaluation mode.
+
+        Args:
+            X: (rows, input_size), any real dtype, order and strides. NaN gives NaN in its own row.
+
+        Returns:
+            A new array (rows, output_size) of the model's dtype. A row's bits do not depend on the
+            rows around it.
+
+        Raises:
+            ShapeError, DTypeError, ArgumentError: X is not such an array.
+            NotFittedError: the model does not know its input_size yet.
+        """
+        network = self._require()
+        x = features(X, self._dtype)
+        if x.shape[1] != self._input_size:
+            raise ShapeError(
+                f"X: expected {self._input_size} features (columns), got shape {x.shape}"
+            )
+        out = empty((x.shape[0], self.output_size), self._dtype)
+        if out.size:
+            network.predict(x, out)
+        return out
+
+    def value_and_gradient(
+        self,
+        X: ArrayLike,
+        y: Any,
+        *,
+        loss: LossLike,
+        sample_weight: ArrayLike | None = None,
+        training: bool = False,
+        step: int = 0,
+    ) -> tuple[float, Gradients]:
+        """The loss of all rows as one batch, and its gradients. Nothing in the model changes.
+
+        Args:
+            X: (rows, input_size), finite.
+            y: targets as the loss takes them.
+            loss: a name, an object of `ranvier.losses`, or a custom loss.
+            sample_weight: (rows,), 0 or more, not all 0.
+            training: use the batch's statistics in BatchNorm and drop values in Dropout.
+            step: number that chooses the dropout masks, together with the model's seed.
+
+        Returns:
+            The value, and gradients by parameter name; `gradients.d_input` is the input's.
+
+        Example:
+            >>> import numpy as np, ranvier as rv
+            >>> model = rv.Sequential([rv.Dense(1, weight_init="ones")], input_size=2)
+            >>> value, gradients = model.value_and_gradient([[1.0, 2.0]], [0.0], loss="mse")
+            >>> value, gradients["0.weight"].ravel().tolist(), gradients.d_input.tolist()
+            (9.0, [6.0, 12.0], [[6.0, 6.0]])
+        """
+        network = self._require()
+        x = features(X, self._dtype)
+        chosen = get_loss(loss)
+        arrays = arrays_of(x, y, sample_weight, chosen, self._dtype)
+        spec = core_loss(chosen, self, x.shape[0], [(y, arrays["weights"])])
+        shapes = {name: tuple(shape) for name, shape in network.tables()[0]}
+        gradients = {name: empty(shape, self._dtype) for name, shape in shapes.items()}
+        d_input = empty(x.shape, self._dtype)
+        value = network.value_and_gradient(
+            arrays,
+            spec,
+            bool(training),
+            self._seed,
+            integer(step, "step", least=0),
+            [np.atleast_1d(gradient) for gradient in gradients.values()],
+            d_input,
+        )
+        return value, Gradients(gradients, d_input)
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any,
+        *,
+        loss: LossLike,
+        optimizer: OptimizerLike = "adam",
+        seed: int | None = 0,
+        **options: Any,
+    ) -> History:
+        """Trains by a `Trainer` made for this call: `Trainer(self, ...).fit(X, y, **options)`.
+
+        Example:
+            >>> import numpy as np, ranvier as rv
+            >>> X = np.linspace(-1, 1, 64)[:, None]
+            >>> model = rv.Sequential([rv.Dense(16, activation="tanh"), rv.Dense(1)])
+            >>> history = model.fit(X, X**2, loss="mse", epochs=200)
+            >>> history["loss"][-1] < 0.01
+            True
+        """
+        from .trainer import Trainer
+
+        return Trainer(self, loss=loss, optimizer=optimizer, seed=seed).fit(X, y, **options)
+
+
+def core_loss(
+    loss: Loss | CustomLoss,
+    model: Sequential,
+    rows: int,
+    targets: Sequence[tuple[Any, Array | None]],
+) -> Any:
+    """The loss as the core takes it; a custom one in an adapter for `rows` rows at a time."""
+    if isinstance(loss, Loss):
+        return loss._spec()
+    adapter = Adapter(loss, model.output_size, rows, model.dtype)
+    for y, sample_weight in targets:
+        adapter.add(y, sample_weight)
+    return adapter.spec()
+
+
+def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        checked = np.dtype(object)
+    if checked not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ArgumentError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return np.dtype(checked.name)

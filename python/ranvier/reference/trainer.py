@@ -1,0 +1,152 @@
+"""Trainer: epochs, batches and steps."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from . import losses, optimizers
+from .losses import AnyLoss, Loss, Target
+from .network import Sequential
+from .passes import Mode
+from .random import check_seed, permutation
+from .steps import AnyOptimizer, DivergedError, Optimizer
+from .vectors import Matrix, Rows, Vector, all_finite, as_matrix, flatten, row_weights, total
+
+OnStep: TypeAlias = Callable[[int, float, Sequential], None]
+
+
+class Trainer:
+    """Trains a model by batches. `epoch` and `step` count what is complete, over all fits.
+
+    Args:
+        model: the network to train.
+        loss: a name, an object of `losses`, or any object with `value_and_gradient`.
+        optimizer: a name or an object of `optimizers`; its moments stay with it.
+        seed: what the order of the rows and the dropout masks are drawn from.
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        *,
+        loss: str | AnyLoss,
+        optimizer: str | AnyOptimizer,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.loss = losses.get(loss)
+        self.optimizer = optimizers.get(optimizer)
+        self.seed = check_seed(seed)
+        self.epoch = 0
+        self.step = 0
+
+    def fit(
+        self,
+        X: Rows,
+        y: Target,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        sample_weight: Sequence[float] | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[float]:
+        """Trains for some epochs and returns the loss of each; a second fit goes on.
+
+        An epoch's loss is the mean of its batches' losses, each weighing as much as the rows in
+        it. If something is no longer finite, DivergedError is raised, and the model holds what
+        it held at the end of the epoch before.
+
+        Args:
+            X: (rows, input_size), finite numbers.
+            y: one target per row, as the loss wants them.
+            epochs: how often every row is visited.
+            batch_size: rows per step; the last batch of an epoch may be shorter.
+            shuffle: False keeps the order of the rows.
+            sample_weight: one weight per row, None for 1 each. A batch of weight 0 is no step.
+            on_step: called as on_step(step, loss, model) after each step.
+        """
+        if epochs < 1 or batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be >= 1, got {epochs} and {batch_size}")
+        x = as_matrix(X, self.model.input_size, "X")
+        weights = row_weights(sample_weight, len(x))
+        self._check(x, y)
+        return [
+            self._epoch(x, y, weights, batch_size=batch_size, shuffle=shuffle, on_step=on_step)
+            for _ in range(epochs)
+        ]
+
+    def _check(self, x: Matrix, y: Target) -> None:
+        """Refuses what cannot be trained on, before anything has changed."""
+        if not x:
+            raise ValueError("X must have at least one row")
+        if len(y) != len(x):
+            raise ValueError(f"X has {len(x)} rows, y has {len(y)}")
+        for i, row in enumerate(x):
+            if not all_finite(row):
+                raise ValueError(f"X must be finite, but row {i} is not")
+        for i, entry in enumerate(y):
+            if not all_finite(entry if isinstance(entry, Sequence) else [entry]):
+                raise ValueError(f"y must be finite, but row {i} is not")
+        if isinstance(self.loss, Loss):
+            self.loss.target_rows(y, self.model.output_size)
+
+    def _epoch(
+        self,
+        x: Matrix,
+        y: Target,
+        weights: Vector,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        on_step: OnStep | None,
+    ) -> float:
+        before = self.model.parameters()
+        everyone = list(range(len(x)))
+        order = permutation(len(x), seed=self.seed, epoch=self.epoch) if shuffle else everyone
+        batch_losses: Vector = []
+        try:
+            for first in range(0, len(order), batch_size):
+                rows = order[first : first + batch_size]
+                weight = total(weights[i] for i in rows)
+                if weight == 0.0:
+                    continue
+                loss = self._step(x, y, weights, rows, first)
+                batch_losses.append(loss * weight)
+                if on_step is not None:
+                    on_step(self.step, loss, self.model)
+            epoch_loss = total(batch_losses) / total(weights)
+            self._check_finite(epoch_loss)
+        except DivergedError:
+            self.model.set_parameters(before)
+            raise
+        self.epoch += 1
+        return epoch_loss
+
+    def _step(
+        self, x: Matrix, y: Target, weights: Vector, rows: Sequence[int], first: int
+    ) -> float:
+        """Forward, backward, update; `first` is the place of the batch in the epoch's order."""
+        mode = Mode(training=True, seed=self.seed, epoch=self.epoch, first_position=first)
+        result = self.model.differentiate(
+            [x[i] for i in rows],
+            [y[i] for i in rows],
+            self.loss,
+            [weights[i] for i in rows],
+            mode,
+        )
+        self.optimizer.step(self.model, result.gradients)
+        self.model.set_parameters(result.running)
+        self.step += 1
+        return result.value
+
+    def _check_finite(self, epoch_loss: float) -> None:
+        if not math.isfinite(epoch_loss):
+            raise DivergedError(f"epoch {self.epoch}: the loss is {epoch_loss}")
+        for name, value in self.model.parameters().items():
+            if not all_finite(flatten(value)):
+                raise DivergedError(f"epoch {self.epoch}: {name} is no longer finite")
+        if isinstance(self.optimizer, Optimizer):
+            for name, moments in self.optimizer.moments.items():
+                if not all(all_finite(values) for values in moments.values()):
+                    raise DivergedError(f"epoch {self.epoch}: a moment of {name} is not finite")

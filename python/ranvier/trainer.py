@@ -1,0 +1,281 @@
+"""`Trainer`: fits a model and keeps what is needed to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._arrays import Array, features, integer, seed as checked_seed
+from .callbacks import Callback
+from .errors import DTypeError, ShapeError
+from .history import History
+from .losses import CustomLoss, Loss, LossLike, arrays_of, get as get_loss
+from .model import Sequential, core_loss
+from .optimizers import Optimizer, OptimizerLike, get as get_optimizer
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Trainer"]
+
+# Rows that the core evaluates together; a custom loss sees at most as many at once.
+_EVALUATION_ROWS = 256
+
+
+class Trainer:
+    """Trains a model: epochs of shuffled batches through a loss and an optimiser.
+
+    Same model, data, seed and options give the same bits, whatever the threads and the
+    instruction set.
+
+    Args:
+        model: the model to train; one without input_size learns it from the first X.
+        loss: a name, an object of `ranvier.losses`, or a custom loss (see there).
+        optimizer: a name or an object of `ranvier.optimizers`. The trainer keeps moments of its
+            own; the object is a definition and is not changed.
+        seed: of shuffling and dropout, 0 to 2^64 − 1; None draws one, which `seed` then tells.
+
+    Attributes:
+        history: a `History` over the trainer's life.
+
+    Example:
+        >>> import numpy as np, ranvier as rv
+        >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+        >>> y = np.array([0, 1, 1, 0])
+        >>> model = rv.Sequential([rv.Dense(16, activation="tanh"), rv.Dense(2)], input_size=2)
+        >>> trainer = rv.Trainer(model, loss="cross_entropy", optimizer=rv.Adam(learning_rate=0.05))
+        >>> history = trainer.fit(X, y, epochs=200)
+        >>> trainer.evaluate(X, y)["accuracy"]
+        1.0
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        *,
+        loss: LossLike,
+        optimizer: OptimizerLike = "adam",
+        seed: int | None = 0,
+    ) -> None:
+        if not isinstance(model, Sequential):
+            raise DTypeError(f"model: expected a ranvier.Sequential, got {model!r}")
+        self._model = model
+        self._loss = get_loss(loss)
+        self._optimizer = get_optimizer(optimizer).copy()
+        self._seed = checked_seed(seed)
+        self._core: _core.Trainer | None = None
+        self._progress = (0, 0)
+        self.history = History()
+
+    @property
+    def model(self) -> Sequential:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> Loss | CustomLoss:
+        """The loss that is followed."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimiser's definition."""
+        return self._optimizer
+
+    @property
+    def seed(self) -> int:
+        """Seed of shuffling and dropout."""
+        return self._seed
+
+    @property
+    def epoch(self) -> int:
+        """Epochs begun over the trainer's life."""
+        return self._counters()[0]
+
+    @property
+    def step(self) -> int:
+        """Steps done over the trainer's life."""
+        return self._counters()[1]
+
+    def _counters(self) -> tuple[int, int]:
+        counters = self._core.progress() if self._core is not None else None
+        if counters is not None:
+            self._progress = counters
+        return self._progress
+
+    def __repr__(self) -> str:
+        """Definition and progress."""
+        return (
+            f"<Trainer loss={self._loss!r} optimizer={self._optimizer!r} seed={self._seed} "
+            f"epoch={self.epoch} step={self.step}>"
+        )
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation_data: tuple[Any, ...] | None = None,
+        sample_weight: ArrayLike | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> History:
+        """Trains for some epochs; a second call goes on where the first ended.
+
+        float32, float64 and integer arrays are read in place, batch by batch, whatever their order
+        and strides; do not write to them meanwhile. The last batch of an epoch is shorter where
+        batch_size does not divide the rows, and counts by its size. A batch whose weights are all 0
+        is passed over.
+
+        Args:
+            X: (rows, input_size), finite.
+            y: targets as the loss takes them.
+            epochs: passes over the data, 1 or more.
+            batch_size: rows in a step; above len(X) it is the whole.
+            shuffle: a new order for each epoch, from the seed; False keeps the rows' order.
+            validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch.
+            sample_weight: (rows,), 0 or more, not all 0.
+            callbacks: objects of `ranvier.Callback`.
+
+        Returns:
+            The trainer's `history`.
+
+        Raises:
+            ShapeError, DTypeError, ArgumentError: arrays or options that do not fit, before
+                anything has changed.
+            DivergedError: a loss, parameter or moment is no longer finite. The model holds the
+                parameters of the last finite epoch, and the moments start anew.
+            BusyError: this trainer is fitting already.
+            KeyboardInterrupt: on Ctrl-C; the model holds the last complete step, and a next fit
+                starts a new epoch.
+        """
+        epochs = integer(epochs, "epochs", least=1)
+        batch_size = integer(batch_size, "batch_size", least=1)
+        hooks = _checked_callbacks(callbacks)
+        x = features(X, self._model.dtype)
+        arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
+        sources = [(y, arrays["weights"])]
+        validation = None
+        if validation_data is not None:
+            validation, source = self._validation(validation_data)
+            sources.append(source)
+        if self._model.input_size is None:
+            if x.shape[1] == 0:
+                raise ShapeError(f"X: expected at least one feature (column), got shape {x.shape}")
+            self._model._build(x.shape[1])
+        network = self._model._require()
+        rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
+        loss = core_loss(self._loss, self._model, rows, sources)
+        if self._core is None:
+            self._core = _core.Trainer(network, self._optimizer._spec(), self._seed)
+        plan = {
+            "data": arrays,
+            "validation": validation,
+            "loss": loss,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "on_step": self._step_hook(hooks),
+            "on_epoch": self._epoch_hook(hooks),
+        }
+        for hook in hooks:
+            hook.on_train_begin(self)
+        try:
+            self._core.fit(plan)
+        finally:
+            for hook in hooks:
+                hook.on_train_end(self)
+        return self.history
+
+    def _validation(
+        self, validation_data: tuple[Any, ...]
+    ) -> tuple[dict[str, Array | None], tuple[Any, Array | None]]:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise DTypeError(
+                "validation_data: expected (X, y) or (X, y, sample_weight), "
+                f"got {type(validation_data).__name__}"
+            )
+        X, y, *rest = validation_data
+        x = features(X, self._model.dtype, "validation X")
+        weight = rest[0] if rest else None
+        arrays = arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
+        return arrays, (y, arrays["weights"])
+
+    def _epoch_hook(self, hooks: list[Callback]) -> Any:
+        called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
+
+        def on_epoch(
+            epoch: int,
+            step: int,
+            loss: float,
+            validation: tuple[float, float | None] | None,
+            seconds: float,
+        ) -> bool:
+            self._progress = (epoch + 1, step)
+            row: dict[str, Any] = {"epoch": epoch, "step": step, "loss": loss}
+            if validation is not None:
+                row["val_loss"] = validation[0]
+                if validation[1] is not None:
+                    row["val_accuracy"] = validation[1]
+            row["seconds"] = seconds
+            self.history.append(row)
+            return any([hook.on_epoch_end(epoch, dict(row)) is True for hook in called])
+
+        return on_epoch
+
+    def _step_hook(self, hooks: list[Callback]) -> Any:
+        called = [hook for hook in hooks if _overrides(hook, "on_train_batch_end")]
+        if not called:
+            return None
+
+        def on_step(step: int, loss: float) -> bool:
+            self._progress = (self._progress[0], step)
+            return any(
+                [hook.on_train_batch_end(step, {"loss": loss}) is True for hook in called]
+            )
+
+        return on_step
+
+    def evaluate(
+        self, X: ArrayLike, y: Any, *, sample_weight: ArrayLike | None = None
+    ) -> dict[str, float]:
+        """The loss over some data in evaluation mode and, for classifications, the accuracy.
+
+        Accuracy is the (weighted) share of rows whose largest output is the label's or the
+        largest probability's; for binary cross-entropy that of elements with z > 0 where y > 0.5.
+
+        Returns:
+            {"loss": ..., "accuracy": ...}, the second only for cross_entropy and
+            binary_cross_entropy.
+        """
+        network = self._model._require()
+        x = features(X, self._model.dtype)
+        arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
+        source = (y, arrays["weights"])
+        loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [source])
+        value, accuracy = network.evaluate(arrays, loss)
+        report = {"loss": value}
+        if accuracy is not None:
+            report["accuracy"] = accuracy
+        return report
+
+
+def _checked_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise DTypeError(f"callbacks: expected a list of ranvier.Callback, got {callbacks!r}")
+    hooks = list(callbacks)
+    for number, hook in enumerate(hooks):
+        if not isinstance(hook, Callback):
+            raise DTypeError(
+                f"callbacks[{number}]: expected an object of ranvier.Callback, got {hook!r}"
+            )
+    return hooks
+
+
+def _overrides(hook: Callback, name: str) -> bool:
+    return getattr(type(hook), name) is not getattr(Callback, name)
+
+

@@ -1,0 +1,83 @@
+//! The extension module `ranvier._core`: converts arguments, detaches from the interpreter, delegates to
+//! `ranvier-core` and maps errors. It computes nothing. The public API is Python's, in `python/ranvier`.
+
+mod arrays;
+mod errors;
+mod monitor;
+mod network;
+mod specs;
+mod trainer;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    use super::{PyResult, errors::guarded};
+    use ranvier_core::{
+        activation::Activation, init::Initializer, loss::Loss, optimizers::Dialect, pool, simd,
+    };
+
+    #[pymodule_export]
+    use super::network::{Network, loss_value_and_gradient};
+    #[pymodule_export]
+    use super::trainer::{Stepper, Trainer};
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    const NUMERICS_VERSION: u32 = ranvier_core::NUMERICS_VERSION;
+    #[pymodule_export]
+    const OPTIMIZED: bool = !cfg!(debug_assertions);
+
+    use pyo3::prelude::*;
+
+    /// Number of threads that a call may use.
+    #[pyfunction]
+    fn get_num_threads() -> PyResult<usize> {
+        guarded(|| Ok(pool::threads()?))
+    }
+
+    /// Sets the number of threads from the next call on.
+    #[pyfunction]
+    fn set_num_threads(count: usize) -> PyResult<()> {
+        guarded(|| Ok(pool::set_threads(count)?))
+    }
+
+    /// Name of the instruction set in use.
+    #[pyfunction]
+    fn isa() -> PyResult<&'static str> {
+        guarded(|| Ok(simd::isa()?.name()))
+    }
+
+    /// Names of the instruction sets that this machine could use.
+    #[pyfunction]
+    fn available_isas() -> Vec<&'static str> {
+        let available = simd::Isa::ALL.into_iter().filter(|isa| isa.available());
+        available.map(simd::Isa::name).collect()
+    }
+
+    /// Refuses an optimiser that the core does not define.
+    #[pyfunction]
+    fn check_optimizer(optimizer: super::specs::OptimizerSpec) -> PyResult<()> {
+        guarded(|| {
+            optimizer.parse()?;
+            Ok(())
+        })
+    }
+
+    /// Every name that the core knows, by kind.
+    #[pyfunction]
+    fn names(kind: &str) -> Vec<&'static str> {
+        match kind {
+            "activation" => Activation::NAMES
+                .into_iter()
+                .chain(["prelu", "softmax"])
+                .collect(),
+            "initializer" => Initializer::NAMES.into(),
+            "loss" => Loss::NAMES.into(),
+            "dialect" => Dialect::NAMES.into(),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The core's view of Python during a long call: signals, hooks and losses written in Python.
+
+use pyo3::prelude::*;
+use ranvier_core::error::{Error, Result};
+use ranvier_core::evaluation::{EpochReport, Monitor};
+use ranvier_core::matrix::Rows;
+
+use crate::arrays::{Number, Writable};
+
+/// A loss written in Python: `call(validation, count)` reads the first `count` rows of `output` and `rows`, fills those of
+/// `d_output` and returns the value. The arrays are the adapter's own.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct ExternalLoss {
+    call: Py<PyAny>,
+    output: Py<PyAny>,
+    rows: Py<PyAny>,
+    d_output: Py<PyAny>,
+}
+
+/// Hooks of one call, and the exception that one of them raised.
+#[derive(Default)]
+pub struct Hooks {
+    pub external: Option<ExternalLoss>,
+    pub on_step: Option<Py<PyAny>>,
+    pub on_epoch: Option<Py<PyAny>>,
+    pub raised: Option<PyErr>,
+}
+
+impl Hooks {
+    fn attached<T>(
+        &mut self,
+        function: impl FnOnce(&Self, Python<'_>) -> PyResult<T>,
+    ) -> Result<T> {
+        Python::attach(|py| function(self, py)).map_err(|error| {
+            self.raised = Some(error);
+            Error::Interrupted
+        })
+    }
+
+    /// The exception that interrupted the call, if that is what happened.
+    pub fn failure(&mut self, error: Error) -> crate::errors::Failure {
+        match (error, self.raised.take()) {
+            (Error::Interrupted, Some(raised)) => raised.into(),
+            (error, _) => error.into(),
+        }
+    }
+}
+
+fn rows_of(rows: Rows<'_>, out: &mut [u32]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = rows.get(i) as u32;
+    }
+}
+
+impl<F: Number> Monitor<F> for Hooks {
+    fn tick(&mut self) -> Result<()> {
+        self.attached(|_, py| py.check_signals())
+    }
+
+    fn loss(
+        &mut self,
+        validation: bool,
+        output: &[F],
+        rows: Rows<'_>,
+        d_output: &mut [F],
+    ) -> Result<f64> {
+        self.attached(|hooks, py| {
+            let Some(external) = &hooks.external else {
+                return Ok(f64::NAN);
+            };
+            let mut shown: Writable<F> = external.output.extract(py)?;
+            shown.slice()[..output.len()].copy_from_slice(output);
+            let mut indices: Writable<u32> = external.rows.extract(py)?;
+            rows_of(rows, &mut indices.slice()[..rows.len()]);
+            let value = external.call.call1(py, (validation, rows.len()))?.extract(py)?;
+            let mut filled: Writable<F> = external.d_output.extract(py)?;
+            d_output.copy_from_slice(&filled.slice()[..d_output.len()]);
+            Ok(value)
+        })
+    }
+
+    fn wants_steps(&self) -> bool {
+        self.on_step.is_some()
+    }
+
+    fn step_end(&mut self, step: u64, loss: f64) -> Result<bool> {
+        self.attached(|hooks, py| match &hooks.on_step {
+            Some(hook) => hook.call1(py, (step, loss))?.is_truthy(py),
+            None => Ok(false),
+        })
+    }
+
+    fn epoch_end(&mut self, report: &EpochReport) -> Result<bool> {
+        self.attached(|hooks, py| match &hooks.on_epoch {
+            Some(hook) => {
+                let validation = report.validation.map(|v| (v.loss, v.accuracy));
+                let arguments = (
+                    report.epoch,
+                    report.step,
+                    report.loss,
+                    validation,
+                    report.seconds,
+                );
+                hook.call1(py, arguments)?.is_truthy(py)
+            }
+            None => Ok(false),
+        })
+    }
+}

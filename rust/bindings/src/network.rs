@@ -1,0 +1,372 @@
+//! `Network`: parameters, prediction, evaluation, gradients.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use ranvier_core::data::{Data, Objective, Targets};
+use ranvier_core::error::{Error, Result};
+use ranvier_core::evaluation::{self, Shared};
+use ranvier_core::loss::{Loss, Target, weight_sum};
+use ranvier_core::matrix::{Buffer, Rows};
+use ranvier_core::network::{Network as CoreNetwork, Pass};
+use ranvier_core::simd;
+
+use crate::arrays::{Number, Readable, Writable};
+use crate::errors::{Failure, guarded, raise};
+use crate::monitor::{ExternalLoss, Hooks};
+use crate::specs::{self, LayerSpec, LossSpec};
+
+/// A network of either element type.
+pub enum AnyNetwork {
+    F32(Shared<f32>),
+    F64(Shared<f64>),
+}
+
+/// Runs an expression with `$shared` bound to the network of either type and `$F` to that type.
+macro_rules! with_network {
+    ($any:expr, $shared:ident, $F:ident => $body:expr) => {
+        match &*$any {
+            $crate::network::AnyNetwork::F32($shared) => {
+                #[allow(dead_code, reason = "not every body names the type")]
+                type $F = f32;
+                $body
+            }
+            $crate::network::AnyNetwork::F64($shared) => {
+                #[allow(dead_code, reason = "not every body names the type")]
+                type $F = f64;
+                $body
+            }
+        }
+    };
+}
+
+/// Targets as the Python layer hands them over.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Arrays {
+    x: Readable,
+    values: Option<Readable>,
+    labels: Option<Readable>,
+    weights: Option<Readable>,
+}
+
+impl Arrays {
+    pub fn data(&self, validation: bool) -> Data<'_> {
+        let values = self.values.as_ref().map(|y| Targets::Values(y.source()));
+        let labels = self.labels.as_ref().map(|y| Targets::Labels(y.source()));
+        Data {
+            x: self.x.source(),
+            targets: values.or(labels),
+            weights: self.weights.as_ref().map(Readable::source),
+            validation,
+        }
+    }
+}
+
+/// A loss of the core, or one written in Python.
+#[derive(FromPyObject)]
+pub enum AnyLoss {
+    Core(LossSpec),
+    External(ExternalLoss),
+}
+
+impl AnyLoss {
+    /// The core's loss if it is one; the external one goes to `hooks`.
+    pub fn install(self, hooks: &mut Hooks) -> Result<Option<Loss>> {
+        match self {
+            Self::Core(spec) => specs::loss(&spec).map(Some),
+            Self::External(external) => {
+                hooks.external = Some(external);
+                Ok(None)
+            }
+        }
+    }
+}
+
+pub fn objective(loss: Option<&Loss>) -> Objective<'_> {
+    loss.map_or(Objective::External, Objective::Core)
+}
+
+#[pyclass(frozen, module = "ranvier._core")]
+pub struct Network {
+    pub any: Arc<AnyNetwork>,
+}
+
+#[pymethods]
+impl Network {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        layers: Vec<LayerSpec>,
+        input_size: usize,
+        seed: u64,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        guarded(|| {
+            simd::isa()?;
+            let layers = layers
+                .iter()
+                .map(LayerSpec::parse)
+                .collect::<Result<Vec<_>>>()?;
+            let any = py.detach(|| -> Result<AnyNetwork> {
+                Ok(if dtype == "float64" {
+                    AnyNetwork::F64(Shared::new(CoreNetwork::new(&layers, input_size, seed)?))
+                } else {
+                    AnyNetwork::F32(Shared::new(CoreNetwork::new(&layers, input_size, seed)?))
+                })
+            })?;
+            Ok(Self { any: Arc::new(any) })
+        })
+    }
+
+    /// A copy with its own parameters.
+    fn duplicate(&self, py: Python<'_>) -> PyResult<Self> {
+        guarded(|| {
+            let any = py.detach(|| -> Result<AnyNetwork> {
+                Ok(match &*self.any {
+                    AnyNetwork::F32(shared) => {
+                        AnyNetwork::F32(Shared::new(shared.read().duplicate()?))
+                    }
+                    AnyNetwork::F64(shared) => {
+                        AnyNetwork::F64(Shared::new(shared.read().duplicate()?))
+                    }
+                })
+            })?;
+            Ok(Self { any: Arc::new(any) })
+        })
+    }
+
+    #[getter]
+    fn output_size(&self, py: Python<'_>) -> usize {
+        py.detach(|| with_network!(self.any, shared, F => shared.read().outputs))
+    }
+
+    /// Number of trainable values.
+    fn count(&self, py: Python<'_>) -> usize {
+        py.detach(|| with_network!(self.any, shared, F => shared.read().count()))
+    }
+
+    /// (name, shape) of every trainable parameter, then of every running statistic.
+    fn tables(&self, py: Python<'_>) -> [Vec<(String, Vec<usize>)>; 2] {
+        py.detach(|| {
+            with_network!(self.any, shared, F => {
+                let network = shared.read();
+                [&network.slots, &network.state_slots].map(|slots| {
+                    slots.iter().map(|slot| (slot.name.clone(), slot.dims.clone())).collect()
+                })
+            })
+        })
+    }
+
+    /// Fills `arrays` (in the order of `tables`) with parameters and running statistics.
+    fn read(&self, py: Python<'_>, arrays: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        guarded(|| {
+            with_network!(self.any, shared, F => {
+                let mut arrays = writables::<F>(&arrays)?;
+                py.detach(|| {
+                    let network = shared.read();
+                    let slots = network.slots.iter().map(|slot| (slot, &network.parameters));
+                    let states = network.state_slots.iter().map(|slot| (slot, &network.state));
+                    for ((slot, flat), array) in slots.chain(states).zip(&mut arrays) {
+                        network.read(slot, flat, array.slice());
+                    }
+                });
+                Ok(())
+            })
+        })
+    }
+
+    /// Replaces parameters or running statistics, given as (index in `tables`, values), all or none.
+    fn write(&self, py: Python<'_>, values: Vec<(usize, Readable)>) -> PyResult<()> {
+        guarded(|| {
+            py.detach(|| {
+                with_network!(self.any, shared, F => {
+                    let mut copies = Vec::with_capacity(values.len());
+                    for (index, array) in &values {
+                        copies.push((*index, copied::<F>(array)?));
+                    }
+                    let mut network = shared.write();
+                    let trainable = network.slots.len();
+                    for (index, values) in &copies {
+                        if *index < trainable {
+                            network.write(*index, values);
+                        } else {
+                            network.write_state(index - trainable, values);
+                        }
+                    }
+                    Ok(())
+                })
+            })
+        })
+    }
+
+    /// Raw outputs for every row of `x`, into `out`.
+    fn predict(&self, py: Python<'_>, x: Readable, out: Bound<'_, PyAny>) -> PyResult<()> {
+        guarded(|| {
+            with_network!(self.any, shared, F => {
+                let mut out = Writable::<F>::extract(out.as_borrowed())?;
+                let mut hooks = Hooks::default();
+                let result = py.detach(|| {
+                    let mut tick = || evaluation::Monitor::<F>::tick(&mut hooks);
+                    evaluation::predict(shared, &x.source(), out.slice(), &mut tick)
+                });
+                result.map_err(|error| hooks.failure(error))
+            })
+        })
+    }
+
+    /// (loss, accuracy or None) over the data.
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        arrays: Arrays,
+        loss: AnyLoss,
+    ) -> PyResult<(f64, Option<f64>)> {
+        guarded(|| {
+            let mut hooks = Hooks::default();
+            let loss = loss.install(&mut hooks)?;
+            let data = arrays.data(false);
+            let result = py.detach(|| {
+                with_network!(self.any, shared, F => {
+                    let objective = objective(loss.as_ref());
+                    check::<F>(shared, &data, objective, false, &mut hooks)?;
+                    evaluation::evaluate(shared, &data, objective, &mut hooks)
+                })
+            });
+            let report = result.map_err(|error| hooks.failure(error))?;
+            Ok((report.loss, report.accuracy))
+        })
+    }
+
+    /// Loss of all rows as one batch. `arrays_out` receives the gradients of the trainable parameters in the order of
+    /// `tables`, `d_input` that of the input.
+    #[allow(clippy::too_many_arguments, reason = "called from one place")]
+    fn value_and_gradient(
+        &self,
+        py: Python<'_>,
+        arrays: Arrays,
+        loss: AnyLoss,
+        training: bool,
+        seed: u64,
+        step: u64,
+        arrays_out: Vec<Bound<'_, PyAny>>,
+        d_input: Bound<'_, PyAny>,
+    ) -> PyResult<f64> {
+        guarded(|| {
+            let mut hooks = Hooks::default();
+            let loss = loss.install(&mut hooks)?;
+            let data = arrays.data(false);
+            with_network!(self.any, shared, F => {
+                let mut outputs = writables::<F>(&arrays_out)?;
+                let mut d_input = Writable::<F>::extract(d_input.as_borrowed())?;
+                let result = py.detach(|| {
+                    let objective = objective(loss.as_ref());
+                    check::<F>(shared, &data, objective, false, &mut hooks)?;
+                    let mode = Pass { training, seed, epoch: step, ..Pass::EVALUATION };
+                    let gradient =
+                        evaluation::value_and_gradient(shared, &data, objective, mode, &mut hooks)?;
+                    let network = shared.read();
+                    for (slot, out) in network.slots.iter().zip(&mut outputs) {
+                        network.read(slot, &gradient.parameters, out.slice());
+                    }
+                    d_input.slice().copy_from_slice(&gradient.input);
+                    Ok(gradient.value)
+                });
+                result.map_err(|error| hooks.failure(error))
+            })
+        })
+    }
+}
+
+/// Shapes and values of `data` against the network.
+fn check<F: Number>(
+    shared: &Shared<F>,
+    data: &Data<'_>,
+    objective: Objective<'_>,
+    nan_allowed: bool,
+    hooks: &mut Hooks,
+) -> Result<()> {
+    let (inputs, outputs) = {
+        let network = shared.read();
+        (network.inputs, network.outputs)
+    };
+    data.check_shapes(objective, inputs, outputs)?;
+    let mut tick = || evaluation::Monitor::<F>::tick(hooks);
+    data.check_values::<F>(objective, outputs, nan_allowed, &mut tick)
+}
+
+/// Python arrays to write to.
+pub fn writables<F: Number>(
+    arrays: &[Bound<'_, PyAny>],
+) -> std::result::Result<Vec<Writable<F>>, Failure> {
+    let arrays = arrays
+        .iter()
+        .map(|array| Writable::extract(array.as_borrowed()));
+    Ok(arrays.collect::<PyResult<_>>()?)
+}
+
+/// All values of an array, row-major.
+pub fn copied<F: Number>(array: &Readable) -> Result<Buffer<F>> {
+    let source = array.source();
+    let mut values = Buffer::zeroed(source.rows.saturating_mul(source.cols))?;
+    let rows = Rows::Range {
+        first: 0,
+        count: source.rows,
+    };
+    source.gather_rows(rows, &mut values);
+    Ok(values)
+}
+
+/// Value of a loss of the core and, in `d_output`, its gradient.
+#[pyfunction]
+pub fn loss_value_and_gradient(
+    py: Python<'_>,
+    loss: LossSpec,
+    arrays: Arrays,
+    d_output: Bound<'_, PyAny>,
+) -> PyResult<f64> {
+    fn run<F: Number>(
+        py: Python<'_>,
+        loss: &Loss,
+        data: &Data<'_>,
+        d_output: &Bound<'_, PyAny>,
+    ) -> std::result::Result<f64, Failure> {
+        let mut d_output = Writable::<F>::extract(d_output.as_borrowed())?;
+        Ok(py.detach(|| -> Result<f64> {
+            let objective = Objective::Core(loss);
+            let (rows, outputs) = (data.rows(), data.x.cols);
+            data.check_shapes(objective, outputs, outputs)?;
+            data.check_values::<F>(objective, outputs, true, &mut || Ok(()))?;
+            let all = Rows::Range {
+                first: 0,
+                count: rows,
+            };
+            let mut output = Buffer::<F>::zeroed(rows * outputs)?;
+            data.x.gather_rows(all, &mut output);
+            let mut targets = ranvier_core::data::BatchTargets::<F>::new(data, rows)?;
+            targets.gather(data, all);
+            let target: Target<'_, F> = targets.target(rows);
+            let weights = targets.weights(rows);
+            if weight_sum(weights, rows) <= 0.0 {
+                return Err(Error::argument("sample_weight", "a positive sum", 0));
+            }
+            Ok(loss.value_and_gradient(&output, target, weights, rows, d_output.slice()))
+        })?)
+    }
+    guarded(|| {
+        simd::isa()?;
+        let loss = specs::loss(&loss)?;
+        let data = arrays.data(false);
+        if Writable::<f64>::extract(d_output.as_borrowed()).is_ok() {
+            run::<f64>(py, &loss, &data, &d_output)
+        } else if Writable::<f32>::extract(d_output.as_borrowed()).is_ok() {
+            run::<f32>(py, &loss, &data, &d_output)
+        } else {
+            Err(raise(
+                "DTypeError",
+                "output: expected float32 or float64".to_owned(),
+            )
+            .into())
+        }
+    })
+}

@@ -1,0 +1,149 @@
+//! Definitions as the Python layer hands them over, parsed into the core's enums.
+
+use pyo3::prelude::*;
+use ranvier_core::error::{Error, Result};
+use ranvier_core::init::Initializer;
+use ranvier_core::loss::Loss;
+use ranvier_core::network::{AnyActivation, Layer};
+use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
+
+/// (name, parameter)
+type ActivationSpec = (String, Option<f64>);
+/// (name, value, truncated)
+type InitializerSpec = (String, Option<f64>, bool);
+
+/// A layer: the attribute names are those of `ranvier.layers`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct LayerSpec {
+    kind: String,
+    #[pyo3(default)]
+    units: usize,
+    #[pyo3(default)]
+    activation: ActivationSpec,
+    #[pyo3(default)]
+    use_bias: bool,
+    #[pyo3(default)]
+    weight_init: InitializerSpec,
+    #[pyo3(default)]
+    bias_init: InitializerSpec,
+    #[pyo3(default)]
+    rate: f64,
+    #[pyo3(default)]
+    momentum: f64,
+    #[pyo3(default)]
+    eps: f64,
+}
+
+fn initializer((name, value, truncated): &InitializerSpec) -> Result<Initializer> {
+    Initializer::parse(name, *value, *truncated)
+}
+
+impl LayerSpec {
+    pub fn parse(&self) -> Result<Layer> {
+        let activation = || AnyActivation::parse(&self.activation.0, self.activation.1);
+        Ok(match self.kind.as_str() {
+            "dense" => Layer::Dense {
+                units: self.units,
+                activation: activation()?,
+                use_bias: self.use_bias,
+                weight_init: initializer(&self.weight_init)?,
+                bias_init: initializer(&self.bias_init)?,
+            },
+            "activation" => Layer::Activation(activation()?),
+            "dropout" => Layer::Dropout { rate: self.rate },
+            "layer_norm" => Layer::LayerNorm { eps: self.eps },
+            "batch_norm" => Layer::BatchNorm {
+                momentum: self.momentum,
+                eps: self.eps,
+            },
+            "softmax" => Layer::Softmax,
+            other => {
+                return Err(Error::argument(
+                    "layers",
+                    "a layer of ranvier.layers",
+                    other,
+                ));
+            }
+        })
+    }
+}
+
+/// A loss of the core: (name, options).
+pub type LossSpec = (String, Vec<f64>);
+
+pub fn loss((name, options): &LossSpec) -> Result<Loss> {
+    Loss::parse(name, options)
+}
+
+/// An optimiser: the attribute names are those of `ranvier.optimizers`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct OptimizerSpec {
+    kind: String,
+    dialect: String,
+    learning_rate: f64,
+    weight_decay: f64,
+    clip_norm: Option<f64>,
+    clip_value: Option<f64>,
+    #[pyo3(default)]
+    momentum: f64,
+    #[pyo3(default)]
+    dampening: f64,
+    #[pyo3(default)]
+    nesterov: bool,
+    #[pyo3(default)]
+    beta1: f64,
+    #[pyo3(default)]
+    beta2: f64,
+    #[pyo3(default)]
+    eps: f64,
+    #[pyo3(default)]
+    amsgrad: bool,
+    #[pyo3(default)]
+    decoupled: bool,
+}
+
+impl OptimizerSpec {
+    pub fn parse(&self) -> Result<Optimizer> {
+        let dialect = Dialect::parse(&self.dialect)?;
+        let clip = match (self.clip_norm, self.clip_value) {
+            (Some(limit), None) => Clip::Norm(limit),
+            (None, Some(limit)) => Clip::Value(limit),
+            (None, None) => Clip::None,
+            (Some(_), Some(_)) => {
+                return Err(Error::argument(
+                    "clip_norm and clip_value",
+                    "at most one of them",
+                    "both",
+                ));
+            }
+        };
+        let rule = if self.kind == "sgd" {
+            let sgd = Sgd {
+                learning_rate: self.learning_rate,
+                momentum: self.momentum,
+                dampening: self.dampening,
+                nesterov: self.nesterov,
+                weight_decay: self.weight_decay,
+                dialect,
+            };
+            sgd.validate()?;
+            Rule::Sgd(sgd)
+        } else {
+            let adam = Adam {
+                learning_rate: self.learning_rate,
+                beta1: self.beta1,
+                beta2: self.beta2,
+                eps: self.eps,
+                amsgrad: self.amsgrad,
+                weight_decay: self.weight_decay,
+                decoupled: self.decoupled,
+                dialect,
+            };
+            adam.validate()?;
+            Rule::Adam(adam)
+        };
+        Ok(Optimizer { rule, clip })
+    }
+}

@@ -1,0 +1,35 @@
+//! Sums in a fixed order. A sum over one row or one vector runs in sixteen interleaved lanes (element i in
+//! lane i mod 16) that are then added as a tree: the order depends on the length alone.
+
+use crate::element::Element;
+
+pub const COUNT: usize = 16;
+
+/// Adds `terms` to the lanes; all calls but the last must bring a multiple of sixteen terms.
+#[inline(always)]
+pub fn add<F: Element>(lanes: &mut [F; COUNT], terms: impl Iterator<Item = F>) {
+    for (i, term) in terms.enumerate() {
+        lanes[i % COUNT] += term;
+    }
+}
+
+/// The sum of the lanes.
+#[inline(always)]
+pub fn total<F: Element>(mut lanes: [F; COUNT]) -> F {
+    let mut width = COUNT / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of `terms`.
+#[inline(always)]
+pub fn sum<F: Element>(terms: impl Iterator<Item = F>) -> F {
+    let mut lanes = [F::ZERO; COUNT];
+    add(&mut lanes, terms);
+    total(lanes)
+}

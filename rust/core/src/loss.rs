@@ -1,0 +1,438 @@
+//! Losses of the network's raw output: value and gradient in one pass over row-major rows.
+//!
+//! A loss is a weighted mean over rows, Σ wᵢ·lᵢ / Σ wᵢ, where lᵢ is the mean over the row's elements (for
+//! cross-entropy: the row's negative log-likelihood). The gradient is that of the reported value.
+
+use crate::activation::maximum;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::lanes;
+use crate::math::{exp, ln, ln_1p, sigmoid};
+use crate::simd::kernel;
+
+/// A loss with its options.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Loss {
+    /// (z − y)²
+    Mse,
+    /// |z − y|
+    Mae,
+    /// ½d² where |d| < delta, else delta·(|d| − ½delta); d = z − y.
+    Huber { delta: f64 },
+    /// max(q·d, (q − 1)·d), d = y − z; output column t·Q + j is quantile j of target t.
+    Quantile { q: Vec<f64> },
+    /// e^z − y·z
+    Poisson,
+    /// ½(s + (m − y)²·e^−s); the outputs are [means | log-variances].
+    GaussianNll,
+    /// −log softmax(z)[y], with label smoothing.
+    CrossEntropy { label_smoothing: f64 },
+    /// (1 − y)·z − (1 + (p − 1)·y)·logsigmoid(z); `pos_weight` p is one number, or one for each output.
+    BinaryCrossEntropy { pos_weight: Vec<f64> },
+}
+
+/// Targets of a batch: row-major values, or class labels.
+#[derive(Clone, Copy)]
+pub enum Target<'a, F> {
+    Values(&'a [F]),
+    Labels(&'a [u32]),
+}
+
+impl Loss {
+    /// Every name that [`Self::parse`] knows.
+    pub const NAMES: [&'static str; 8] = [
+        "mse",
+        "mae",
+        "huber",
+        "quantile",
+        "poisson",
+        "gaussian_nll",
+        "cross_entropy",
+        "binary_cross_entropy",
+    ];
+
+    /// The loss with this name; `options` are delta, the quantiles, the smoothing or the positive weights.
+    pub fn parse(name: &str, options: &[f64]) -> Result<Self> {
+        let first = |default| options.first().copied().unwrap_or(default);
+        let check = |argument: &str, valid: bool, expected: &str| {
+            if valid {
+                Ok(())
+            } else {
+                Err(Error::argument(argument, expected, format!("{options:?}")))
+            }
+        };
+        Ok(match name {
+            "mse" => Self::Mse,
+            "mae" => Self::Mae,
+            "huber" => {
+                let delta = first(1.0);
+                check(
+                    "delta",
+                    delta > 0.0 && delta.is_finite(),
+                    "a positive number",
+                )?;
+                Self::Huber { delta }
+            }
+            "quantile" => {
+                let inside = options.iter().all(|&q| q > 0.0 && q < 1.0);
+                let expected = "one or several numbers strictly between 0 and 1";
+                check("q", inside && !options.is_empty(), expected)?;
+                Self::Quantile { q: options.into() }
+            }
+            "poisson" => Self::Poisson,
+            "gaussian_nll" => Self::GaussianNll,
+            "cross_entropy" => {
+                let label_smoothing = first(0.0);
+                let valid = (0.0..1.0).contains(&label_smoothing);
+                check("label_smoothing", valid, "a number in [0, 1)")?;
+                Self::CrossEntropy { label_smoothing }
+            }
+            "binary_cross_entropy" => {
+                let valid = options.iter().all(|&p| p > 0.0 && p.is_finite());
+                check("pos_weight", valid, "positive numbers")?;
+                Self::BinaryCrossEntropy {
+                    pos_weight: options.into(),
+                }
+            }
+            _ => {
+                return Err(Error::argument(
+                    "loss",
+                    format!("one of {}", Self::NAMES.join(", ")),
+                    format!("{name:?}"),
+                ));
+            }
+        })
+    }
+
+    /// Whether labels or classes make an accuracy meaningful.
+    pub fn classifies(&self) -> bool {
+        matches!(
+            self,
+            Self::CrossEntropy { .. } | Self::BinaryCrossEntropy { .. }
+        )
+    }
+
+    /// Columns of a target of values for a network with `outputs` outputs.
+    pub fn target_width(&self, outputs: usize) -> Result<usize> {
+        let refuse =
+            |expected: &str| Err(Error::shape("loss", expected, format!("{outputs} outputs")));
+        match self {
+            Self::Quantile { q } if outputs % q.len() != 0 => refuse(&format!(
+                "a network whose number of outputs is a multiple of the {} quantiles",
+                q.len()
+            )),
+            Self::Quantile { q } => Ok(outputs / q.len()),
+            Self::GaussianNll if outputs % 2 != 0 => {
+                refuse("a network with an even number of outputs, [means | log-variances]")
+            }
+            Self::GaussianNll => Ok(outputs / 2),
+            Self::CrossEntropy { .. } if outputs < 2 => refuse(
+                "a network with at least 2 outputs, one for each class \
+                 (for a single output use binary_cross_entropy)",
+            ),
+            Self::BinaryCrossEntropy { pos_weight }
+                if pos_weight.len() > 1 && pos_weight.len() != outputs =>
+            {
+                refuse(&format!(
+                    "as many outputs as there are numbers in pos_weight ({})",
+                    pos_weight.len()
+                ))
+            }
+            _ => Ok(outputs),
+        }
+    }
+
+    /// What is wrong with a row of target values, if anything.
+    pub fn target_fault<F: Element>(&self, row: &[F]) -> Option<&'static str> {
+        match self {
+            Self::Poisson if row.iter().any(|&y| y < F::ZERO) => Some("counts, 0 or more"),
+            Self::BinaryCrossEntropy { .. }
+                if row.iter().any(|&y| !(F::ZERO..=F::ONE).contains(&y)) =>
+            {
+                Some("values from 0 to 1")
+            }
+            Self::CrossEntropy { .. }
+                if row.iter().any(|&y| y < F::ZERO)
+                    || (row.iter().map(|y| y.to_f64()).sum::<f64>() - 1.0).abs() > 1e-3 =>
+            {
+                Some("class labels, or rows of probabilities that sum to 1")
+            }
+            _ => None,
+        }
+    }
+
+    /// The loss of `rows` rows of `output`; its gradient goes to `d_output` (same shape). `weights` has one
+    /// number for each row. The sum of weights must be positive.
+    pub fn value_and_gradient<F: Element>(
+        &self,
+        output: &[F],
+        target: Target<'_, F>,
+        weights: Option<&[f64]>,
+        rows: usize,
+        d_output: &mut [F],
+    ) -> f64 {
+        let mut value = 0.0;
+        evaluate(self, output, target, weights, rows, d_output, &mut value);
+        value
+    }
+
+    /// Weight of the rows (cross-entropy) or elements whose class is right, over the weight of all.
+    pub fn correct<F: Element>(
+        &self,
+        output: &[F],
+        target: Target<'_, F>,
+        weights: Option<&[f64]>,
+        rows: usize,
+    ) -> f64 {
+        let outputs = output.len() / rows;
+        let mut right = 0.0;
+        for row in 0..rows {
+            let z = &output[row * outputs..(row + 1) * outputs];
+            let hit = match (self, target) {
+                (Self::CrossEntropy { .. }, Target::Labels(labels)) => {
+                    f64::from(u8::from(largest(z) == labels[row] as usize))
+                }
+                (_, Target::Labels(_)) => 0.0,
+                (Self::CrossEntropy { .. }, Target::Values(y)) => {
+                    let y = &y[row * outputs..(row + 1) * outputs];
+                    f64::from(u8::from(largest(z) == largest(y)))
+                }
+                (_, Target::Values(y)) => {
+                    let y = &y[row * outputs..(row + 1) * outputs];
+                    let half = F::of(0.5);
+                    let hits = z
+                        .iter()
+                        .zip(y)
+                        .filter(|(z, y)| (**z > F::ZERO) == (**y > half));
+                    hits.count() as f64 / outputs as f64
+                }
+            };
+            right += weights.map_or(1.0, |w| w[row]) * hit;
+        }
+        right
+    }
+}
+
+/// Index of the first largest value.
+fn largest<F: Element>(values: &[F]) -> usize {
+    let mut best = 0;
+    for (i, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Σ weights, or the number of rows.
+pub fn weight_sum(weights: Option<&[f64]>, rows: usize) -> f64 {
+    weights.map_or(rows as f64, |weights| lanes::sum(weights.iter().copied()))
+}
+
+kernel! {
+    fn evaluate[F: Element](
+        loss: &Loss,
+        output: &[F],
+        target: Target<'_, F>,
+        weights: Option<&[f64]>,
+        rows: usize,
+        d_output: &mut [F],
+        value: &mut f64,
+    )[F] {
+        if rows == 0 {
+            return;
+        }
+        let outputs = output.len() / rows;
+        let width = loss.target_width(outputs).unwrap_or(outputs);
+        // Elements whose mean is a row's loss.
+        let elements = match loss {
+            Loss::CrossEntropy { .. } => 1,
+            Loss::GaussianNll => width,
+            _ => outputs,
+        };
+        let whole = weight_sum(weights, rows);
+        let mut sums = [0.0; lanes::COUNT];
+        for row in 0..rows {
+            let weight = weights.map_or(1.0, |w| w[row]);
+            let z = &output[row * outputs..(row + 1) * outputs];
+            let d = &mut d_output[row * outputs..(row + 1) * outputs];
+            let row_loss = match target {
+                Target::Labels(labels) => cross_entropy(loss, z, Goal::Label(labels[row] as usize), d),
+                Target::Values(y) => {
+                    let y = &y[row * width..(row + 1) * width];
+                    row_of_values(loss, z, y, d)
+                }
+            };
+            let scale = F::of(weight / (whole * elements as f64));
+            for d in d {
+                *d *= scale;
+            }
+            // A row of weight 0 is absent, whatever its loss.
+            if weight > 0.0 {
+                sums[row % lanes::COUNT] += weight * (row_loss.to_f64() / elements as f64);
+            }
+        }
+        *value = lanes::total(sums) / whole;
+    }
+}
+
+/// What a row should be under cross-entropy.
+enum Goal<'a, F> {
+    Label(usize),
+    Probabilities(&'a [F]),
+}
+
+/// Sum of the element losses of one row; writes the derivatives.
+#[inline(always)]
+fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> F {
+    let half = F::of(0.5);
+    match loss {
+        Loss::Mse => elementwise(z, y, d, |z, y| {
+            let e = z - y;
+            (e * e, e + e)
+        }),
+        Loss::Mae => elementwise(z, y, d, |z, y| {
+            let e = z - y;
+            (e.magnitude(), sign(e))
+        }),
+        Loss::Huber { delta } => {
+            let delta = F::of(*delta);
+            elementwise(z, y, d, |z, y| {
+                let e = z - y;
+                let size = e.magnitude();
+                if size < delta {
+                    (half * e * e, e)
+                } else {
+                    (delta * (size - half * delta), delta * sign(e))
+                }
+            })
+        }
+        Loss::Poisson => elementwise(z, y, d, |z, y| {
+            let rate = exp(z);
+            (rate - y * z, rate - y)
+        }),
+        Loss::BinaryCrossEntropy { pos_weight } => {
+            let mut column = 0;
+            elementwise(z, y, d, |z, y| {
+                let p = match pos_weight.len() {
+                    0 => 1.0,
+                    1 => pos_weight[0],
+                    _ => pos_weight[column],
+                };
+                column += 1;
+                let factor = F::ONE + F::of(p - 1.0) * y;
+                let log_sigmoid = -(maximum(-z, F::ZERO) + ln_1p(exp(-z.magnitude())));
+                let value = (F::ONE - y) * z - factor * log_sigmoid;
+                (value, (F::ONE - y) - factor * sigmoid(-z))
+            })
+        }
+        Loss::Quantile { q } => lanes::sum(z.iter().zip(d).enumerate().map(|(i, (&z, d))| {
+            let e = y[i / q.len()] - z;
+            let q = F::of(q[i % q.len()]);
+            let (value, slope) = if e > F::ZERO {
+                (q * e, -q)
+            } else {
+                ((q - F::ONE) * e, F::ONE - q)
+            };
+            *d = if e == F::ZERO {
+                F::ZERO
+            } else if e.nan() {
+                e
+            } else {
+                slope
+            };
+            value
+        })),
+        Loss::GaussianNll => {
+            let count = y.len();
+            let (mean, log_variance) = z.split_at(count);
+            let (d_mean, d_log_variance) = d.split_at_mut(count);
+            lanes::sum((0..count).map(|t| {
+                let e = mean[t] - y[t];
+                let precision = exp(-log_variance[t]);
+                let square = e * e * precision;
+                d_mean[t] = e * precision;
+                d_log_variance[t] = half * (F::ONE - square);
+                half * (log_variance[t] + square)
+            }))
+        }
+        Loss::CrossEntropy { .. } => cross_entropy(loss, z, Goal::Probabilities(y), d),
+    }
+}
+
+#[inline(always)]
+fn elementwise<F: Element>(
+    z: &[F],
+    y: &[F],
+    d: &mut [F],
+    mut function: impl FnMut(F, F) -> (F, F),
+) -> F {
+    lanes::sum(z.iter().zip(y).zip(d).map(|((&z, &y), d)| {
+        let (value, slope) = function(z, y);
+        *d = slope;
+        value
+    }))
+}
+
+/// −1, 0 or 1; NaN for NaN.
+#[inline(always)]
+fn sign<F: Element>(e: F) -> F {
+    if e > F::ZERO {
+        F::ONE
+    } else if e < F::ZERO {
+        -F::ONE
+    } else {
+        e
+    }
+}
+
+/// log p = (z − max) − ln Σ e^(z − max); the loss is −Σ t·log p with t the smoothed target, its gradient
+/// p·Σt − t.
+#[inline(always)]
+fn cross_entropy<F: Element>(loss: &Loss, z: &[F], goal: Goal<'_, F>, d: &mut [F]) -> F {
+    let Loss::CrossEntropy { label_smoothing } = loss else {
+        return F::of(f64::NAN);
+    };
+    let (keep, spread) = (
+        F::of(1.0 - label_smoothing),
+        F::of(label_smoothing / z.len() as f64),
+    );
+    let mut largest = z[0];
+    for &z in z {
+        largest = maximum(largest, z);
+    }
+    for (d, &z) in d.iter_mut().zip(z) {
+        *d = exp(z - largest);
+    }
+    let sum = lanes::sum(d.iter().copied());
+    let log_sum = ln(sum);
+    match goal {
+        Goal::Label(label) => {
+            let nll = log_sum - (z[label] - largest);
+            for d in d.iter_mut() {
+                *d = *d / sum - spread;
+            }
+            d[label] -= keep;
+            if *label_smoothing == 0.0 {
+                return nll;
+            }
+            keep * nll + spread * lanes::sum(z.iter().map(|&z| log_sum - (z - largest)))
+        }
+        Goal::Probabilities(y) => {
+            let mass = lanes::sum(y.iter().map(|&y| keep * y + spread));
+            let value = lanes::sum(y.iter().zip(z).map(|(&y, &z)| {
+                let t = keep * y + spread;
+                // 0 · log 0 = 0
+                if t == F::ZERO {
+                    F::ZERO
+                } else {
+                    t * (log_sum - (z - largest))
+                }
+            }));
+            for (d, &y) in d.iter_mut().zip(y) {
+                *d = *d / sum * mass - (keep * y + spread);
+            }
+            value
+        }
+    }
+}

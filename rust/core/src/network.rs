@@ -1,0 +1,890 @@
+//! A stack of layers over one flat parameter vector: what lies where, forward and backward.
+//!
+//! Each parameter occupies one stretch of the vector in the panel layout (a vector is a matrix of one row);
+//! padding is zero and stays zero. Activations and gradients live in a [`Workspace`] that is planned once
+//! for a number of rows. In training the forward pass of an elementwise layer stores its derivative where
+//! the gradient of its output will come, so the layer behind only has to multiply (its "gate").
+
+use crate::activation::{Activation, apply};
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::init::{Fans, Initializer};
+use crate::layers::{DInput, batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
+use crate::loss::weight_sum;
+use crate::matmul::{Epilogue, Left, product};
+use crate::matrix::{Buffer, Panels};
+use crate::rng::{Purpose, Stream};
+
+/// An activation as a layer names it: elementwise, or one of the two that are layers of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AnyActivation {
+    Elementwise(Activation),
+    /// One learned slope for the layer, from this start.
+    PRelu {
+        slope: f64,
+    },
+    Softmax,
+}
+
+impl AnyActivation {
+    /// The activation with this name; see [`Activation::parse`].
+    pub fn parse(name: &str, parameter: Option<f64>) -> Result<Self> {
+        if let Some(value) = parameter.filter(|value| !value.is_finite()) {
+            return Err(Error::argument(
+                "activation",
+                "a finite parameter",
+                format!("{name} with {value}"),
+            ));
+        }
+        match name {
+            "prelu" => Ok(Self::PRelu {
+                slope: parameter.unwrap_or(0.25),
+            }),
+            "softmax" => Ok(Self::Softmax),
+            _ => Activation::parse(name, parameter).map(Self::Elementwise),
+        }
+    }
+
+    fn relu_like(self) -> bool {
+        match self {
+            Self::Elementwise(activation) => activation.relu_like(),
+            Self::PRelu { .. } => true,
+            Self::Softmax => false,
+        }
+    }
+}
+
+/// A layer as the user describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layer {
+    Dense {
+        units: usize,
+        activation: AnyActivation,
+        use_bias: bool,
+        weight_init: Initializer,
+        bias_init: Initializer,
+    },
+    Activation(AnyActivation),
+    Dropout {
+        rate: f64,
+    },
+    LayerNorm {
+        eps: f64,
+    },
+    BatchNorm {
+        momentum: f64,
+        eps: f64,
+    },
+    Softmax,
+}
+
+/// A parameter's place in a flat vector.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Ranvier's name: layer number and role, "0.weight".
+    pub name: String,
+    /// Shape as the outside sees it: (in, out), (n,) or ().
+    pub dims: Vec<usize>,
+    /// Shape in storage.
+    pub panels: Panels,
+    pub offset: usize,
+}
+
+impl Slot {
+    fn range<F: Element>(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.panels.len::<F>()
+    }
+}
+
+/// What a node computes. Indices point into the parameter slots or, for running statistics, state slots.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Dense {
+        weight: usize,
+        bias: Option<usize>,
+        activation: Activation,
+    },
+    Pointwise(Activation),
+    PRelu {
+        slope: usize,
+    },
+    Dropout {
+        rate: f64,
+        layer: usize,
+    },
+    LayerNorm {
+        eps: f64,
+        weight: usize,
+    },
+    BatchNorm {
+        momentum: f64,
+        eps: f64,
+        weight: usize,
+        mean: usize,
+    },
+    Softmax,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    op: Op,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Node {
+    /// Whether the forward pass leaves the derivative for the layer behind to multiply.
+    fn gated(&self) -> bool {
+        match self.op {
+            Op::Dense { activation, .. } => activation != Activation::Identity,
+            Op::Pointwise(_) | Op::Dropout { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Elements of per-batch statistics that forward leaves for backward.
+    fn statistics<F: Element>(&self, rows: usize) -> usize {
+        match self.op {
+            Op::LayerNorm { .. } => 2 * rows,
+            Op::BatchNorm { .. } => 3 * Panels::new(1, self.outputs).len::<F>(),
+            _ => 0,
+        }
+    }
+}
+
+/// A network: its plan, its parameters and the running statistics of its normalisations.
+pub struct Network<F: Element> {
+    nodes: Vec<Node>,
+    pub slots: Vec<Slot>,
+    pub state_slots: Vec<Slot>,
+    pub parameters: Buffer<F>,
+    pub state: Buffer<F>,
+    /// Raised by every change of parameters from outside, so that copies derived from them are renewed.
+    pub version: u64,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// How a forward pass is meant.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Batch statistics and dropout instead of running statistics and identity.
+    pub training: bool,
+    pub seed: u64,
+    pub epoch: u64,
+    /// Rows of the epoch before this batch; numbers dropout's random words.
+    pub position: u64,
+    /// Weights of the batch's rows, for batch statistics.
+    pub weights: Option<&'a [f64]>,
+}
+
+impl Pass<'_> {
+    /// A pass in evaluation mode.
+    pub const EVALUATION: Self = Pass {
+        training: false,
+        seed: 0,
+        epoch: 0,
+        position: 0,
+        weights: None,
+    };
+}
+
+/// Buffers of one forward and backward pass over at most `rows` rows.
+pub struct Workspace<F: Element> {
+    pub rows: usize,
+    backward: bool,
+    /// values[l] is the input of node l, values[l + 1] its output.
+    values: Vec<Buffer<F>>,
+    /// deltas[l] is first the derivative that node l - 1 left, then the gradient of values[l].
+    deltas: Vec<Buffer<F>>,
+    statistics: Vec<Buffer<F>>,
+    /// Transposed weights of the nodes whose d_input is needed, current for `version`.
+    transposed: Vec<Buffer<F>>,
+    version: Option<u64>,
+    d_input: bool,
+    /// Row-major output of the last forward pass, and the place for its gradient.
+    pub output: Buffer<F>,
+    pub d_output: Buffer<F>,
+}
+
+impl<F: Element> Network<F> {
+    /// A network for rows of `inputs` features, initialised from `seed`.
+    pub fn new(layers: &[Layer], inputs: usize, seed: u64) -> Result<Self> {
+        check_sizes(layers, inputs)?;
+        let mut plan = Plan::default();
+        let mut width = inputs;
+        for (number, layer) in layers.iter().enumerate() {
+            width = plan.add::<F>(number, layer, width);
+        }
+        let mut network = Self {
+            nodes: plan.nodes,
+            parameters: Buffer::zeroed(plan.parameters.len)?,
+            state: Buffer::zeroed(plan.state.len)?,
+            slots: plan.parameters.slots,
+            state_slots: plan.state.slots,
+            version: 0,
+            inputs,
+            outputs: width,
+        };
+        for (fill, index) in plan.fills {
+            network.initialize(index, fill, seed)?;
+        }
+        for (slot, value) in plan.state_fills {
+            network.fill_state(slot, value);
+        }
+        Ok(network)
+    }
+
+    fn initialize(&mut self, index: usize, fill: Fill, seed: u64) -> Result<()> {
+        let slot = self.slots[index].clone();
+        let shape = (slot.panels.rows, slot.panels.cols);
+        let mut values = Buffer::<F>::zeroed(shape.0 * shape.1)?;
+        let stream = Stream::new(seed, fill.purpose, fill.layer, 0);
+        fill.initializer
+            .fill(&mut values, shape, fill.fans, &stream)?;
+        let range = slot.range::<F>();
+        slot.panels.pack(&values, &mut self.parameters[range]);
+        Ok(())
+    }
+
+    fn fill_state(&mut self, index: usize, value: f64) {
+        let slot = &self.state_slots[index];
+        self.state[slot.offset..][..slot.panels.cols].fill(F::of(value));
+    }
+
+    /// A copy with its own parameters.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(Self {
+            nodes: self.nodes.clone(),
+            slots: self.slots.clone(),
+            state_slots: self.state_slots.clone(),
+            parameters: Buffer::copied(&self.parameters)?,
+            state: Buffer::copied(&self.state)?,
+            version: 0,
+            inputs: self.inputs,
+            outputs: self.outputs,
+        })
+    }
+
+    /// Copies a parameter or running statistic out, row-major.
+    pub fn read(&self, slot: &Slot, flat: &[F], values: &mut [F]) {
+        slot.panels.unpack(&flat[slot.range::<F>()], values);
+    }
+
+    /// Replaces a trainable parameter by row-major `values`.
+    pub fn write(&mut self, index: usize, values: &[F]) {
+        let slot = &self.slots[index];
+        slot.panels
+            .pack(values, &mut self.parameters[slot.range::<F>()]);
+        self.version += 1;
+    }
+
+    /// Replaces a running statistic.
+    pub fn write_state(&mut self, index: usize, values: &[F]) {
+        let slot = &self.state_slots[index];
+        slot.panels.pack(values, &mut self.state[slot.range::<F>()]);
+        self.version += 1;
+    }
+
+    /// Packs row-major values of one parameter into a flat vector of this network's layout.
+    pub fn pack_into(&self, index: usize, values: &[F], flat: &mut [F]) {
+        let slot = &self.slots[index];
+        slot.panels.pack(values, &mut flat[slot.range::<F>()]);
+    }
+
+    /// Number of trainable values.
+    pub fn count(&self) -> usize {
+        self.slots
+            .iter()
+            .map(|slot| slot.panels.rows * slot.panels.cols)
+            .sum()
+    }
+
+    /// Buffers for `rows` rows; `backward` for training, `d_input` when the gradient of the input is wanted.
+    pub fn workspace(&self, rows: usize, backward: bool, d_input: bool) -> Result<Workspace<F>> {
+        let widths: Vec<usize> = std::iter::once(self.inputs)
+            .chain(self.nodes.iter().map(|node| node.outputs))
+            .collect();
+        let size = |width: usize| Panels::new(rows, width).len::<F>();
+        let buffers = |needed: &dyn Fn(usize) -> bool| {
+            widths
+                .iter()
+                .enumerate()
+                .map(|(l, &width)| Buffer::zeroed(if needed(l) { size(width) } else { 0 }))
+                .collect::<Result<Vec<_>>>()
+        };
+        let transposed = self.nodes.iter().enumerate().map(|(l, node)| {
+            let wanted = backward && (l > 0 || d_input) && matches!(node.op, Op::Dense { .. });
+            let turned = Panels::new(node.outputs, node.inputs).len::<F>();
+            Buffer::zeroed(if wanted { turned } else { 0 })
+        });
+        Ok(Workspace {
+            rows,
+            backward,
+            values: buffers(&|_| true)?,
+            deltas: buffers(&|l| backward && (l > 0 || d_input))?,
+            statistics: self
+                .nodes
+                .iter()
+                .map(|node| Buffer::zeroed(node.statistics::<F>(rows)))
+                .collect::<Result<_>>()?,
+            transposed: transposed.collect::<Result<_>>()?,
+            version: None,
+            d_input,
+            output: Buffer::zeroed(rows * self.outputs)?,
+            d_output: Buffer::zeroed(if backward { rows * self.outputs } else { 0 })?,
+        })
+    }
+
+    fn parameter(&self, index: usize) -> &[F] {
+        &self.parameters[self.slots[index].range::<F>()]
+    }
+
+    /// Runs the first `rows` rows of the workspace's input through all layers; the result is in
+    /// `workspace.output`.
+    pub fn forward(&self, workspace: &mut Workspace<F>, rows: usize, pass: Pass<'_>) {
+        clear_padding(Panels::new(rows, self.inputs), &mut workspace.values[0]);
+        for (l, node) in self.nodes.iter().enumerate() {
+            let shape = Panels::new(rows, node.outputs);
+            let (before, after) = workspace.values.split_at_mut(l + 1);
+            let input = &before[l][..Panels::new(rows, node.inputs).len::<F>()];
+            let output = &mut after[0][..shape.len::<F>()];
+            let gates = if workspace.backward && node.gated() {
+                &mut workspace.deltas[l + 1][..shape.len::<F>()]
+            } else {
+                &mut []
+            };
+            let statistics = &mut workspace.statistics[l];
+            self.forward_node(node, shape, input, output, gates, statistics, pass);
+        }
+        let shape = Panels::new(rows, self.outputs);
+        let last = &workspace.values[self.nodes.len()];
+        shape.unpack(last, &mut workspace.output[..rows * self.outputs]);
+    }
+
+    fn forward_node(
+        &self,
+        node: &Node,
+        shape: Panels,
+        input: &[F],
+        output: &mut [F],
+        gates: &mut [F],
+        statistics: &mut [F],
+        pass: Pass<'_>,
+    ) {
+        match node.op {
+            Op::Dense {
+                weight,
+                bias,
+                activation,
+            } => {
+                let bias = bias.map(|bias| self.parameter(bias));
+                product(
+                    Left::Plain(Panels::new(shape.rows, node.inputs).of(input)),
+                    self.slots[weight].panels.of(self.parameter(weight)),
+                    output,
+                    gates,
+                    Epilogue::BiasActivation { bias, activation },
+                );
+            }
+            Op::Pointwise(activation) => {
+                output.copy_from_slice(input);
+                apply(activation, output, gates);
+            }
+            Op::PRelu { slope } => {
+                pointwise::prelu_forward(self.parameter(slope)[0], input, output);
+            }
+            Op::Dropout { rate, layer } if pass.training => {
+                let stream = Stream::new(pass.seed, Purpose::Dropout, layer, pass.epoch);
+                let threshold = (rate * 4_294_967_296.0) as u32;
+                let factor = F::of(1.0 / (1.0 - rate));
+                dropout::forward(
+                    stream,
+                    threshold,
+                    factor,
+                    pass.position,
+                    shape,
+                    input,
+                    output,
+                    gates,
+                );
+            }
+            Op::Dropout { .. } => {
+                output.copy_from_slice(input);
+                gates.fill(F::ONE);
+            }
+            Op::LayerNorm { eps, weight } => layer_norm::forward(
+                shape,
+                F::of(eps),
+                self.parameter(weight),
+                self.parameter(weight + 1),
+                input,
+                output,
+                statistics,
+            ),
+            Op::BatchNorm {
+                eps, weight, mean, ..
+            } => {
+                let width = Panels::new(1, node.outputs).len::<F>();
+                let (batch_mean, rest) = statistics.split_at_mut(width);
+                let (batch_var, scale) = rest.split_at_mut(width);
+                if pass.training {
+                    let whole = weight_sum(pass.weights, shape.rows);
+                    let batch = batch_norm::Statistics {
+                        mean: batch_mean,
+                        var: batch_var,
+                    };
+                    batch_norm::measure(shape, pass.weights, whole, input, batch);
+                } else {
+                    batch_mean.copy_from_slice(&self.state[self.state_slots[mean].range::<F>()]);
+                    batch_var.copy_from_slice(&self.state[self.state_slots[mean + 1].range::<F>()]);
+                }
+                batch_norm::scales(F::of(eps), batch_var, scale);
+                batch_norm::forward(
+                    shape,
+                    batch_mean,
+                    scale,
+                    self.parameter(weight),
+                    self.parameter(weight + 1),
+                    input,
+                    output,
+                );
+            }
+            Op::Softmax => softmax::forward(shape, input, output),
+        }
+    }
+
+    /// From `workspace.d_output` (row-major, of the last forward pass) to the gradient of every parameter in
+    /// `gradient` and, where the workspace was planned for it, of the input.
+    pub fn backward(
+        &self,
+        workspace: &mut Workspace<F>,
+        rows: usize,
+        pass: Pass<'_>,
+        gradient: &mut [F],
+    ) {
+        self.refresh_transposed(workspace);
+        let depth = self.nodes.len();
+        let shape = Panels::new(rows, self.outputs);
+        receive(
+            shape,
+            &workspace.d_output[..rows * self.outputs],
+            &mut workspace.deltas[depth],
+            self.nodes[depth - 1].gated(),
+        );
+        for l in (0..depth).rev() {
+            let node = &self.nodes[l];
+            let (before, after) = workspace.deltas.split_at_mut(l + 1);
+            let d_output = &after[0][..Panels::new(rows, node.outputs).len::<F>()];
+            let inputs = Panels::new(rows, node.inputs);
+            let d_input = (l > 0 || workspace.d_input).then(|| DInput {
+                data: &mut before[l][..inputs.len::<F>()],
+                gated: l > 0 && self.nodes[l - 1].gated(),
+            });
+            let stored = Stored {
+                rows,
+                input: &workspace.values[l],
+                output: &workspace.values[l + 1],
+                statistics: &workspace.statistics[l],
+                transposed: &workspace.transposed[l],
+            };
+            self.backward_node(node, stored, pass, d_output, d_input, gradient);
+        }
+    }
+
+    fn backward_node(
+        &self,
+        node: &Node,
+        stored: Stored<'_, F>,
+        pass: Pass<'_>,
+        d_output: &[F],
+        d_input: Option<DInput<'_, F>>,
+        gradient: &mut [F],
+    ) {
+        let (outputs, inputs) = (
+            Panels::new(stored.rows, node.outputs),
+            Panels::new(stored.rows, node.inputs),
+        );
+        match node.op {
+            Op::Dense { weight, bias, .. } => {
+                if let Some(d_input) = d_input {
+                    let epilogue = if d_input.gated {
+                        Epilogue::Gate
+                    } else {
+                        Epilogue::Store
+                    };
+                    let turned = Panels::new(node.outputs, node.inputs).of(stored.transposed);
+                    let left = Left::Plain(outputs.of(d_output));
+                    product(left, turned, d_input.data, &mut [], epilogue);
+                }
+                let left = Left::Transposed(inputs.of(stored.input));
+                let d_weight = &mut gradient[self.slots[weight].range::<F>()];
+                product(
+                    left,
+                    outputs.of(d_output),
+                    d_weight,
+                    &mut [],
+                    Epilogue::Store,
+                );
+                if let Some(bias) = bias {
+                    let d_bias = &mut gradient[self.slots[bias].range::<F>()];
+                    pointwise::column_sums(outputs, d_output, d_bias);
+                }
+            }
+            Op::Pointwise(_) | Op::Dropout { .. } => {
+                if let Some(d_input) = d_input {
+                    pointwise::pass_on(d_output, d_input);
+                }
+            }
+            Op::PRelu { slope } => pointwise::prelu_backward(
+                self.parameter(slope)[0],
+                inputs,
+                stored.input,
+                d_output,
+                &mut gradient[self.slots[slope].offset],
+                d_input,
+            ),
+            Op::LayerNorm { weight, .. } => {
+                let (d_weight, d_bias) = self.pair(weight, gradient);
+                layer_norm::backward(
+                    inputs,
+                    self.parameter(weight),
+                    stored.input,
+                    stored.statistics,
+                    d_output,
+                    d_weight,
+                    d_bias,
+                    d_input,
+                );
+            }
+            Op::BatchNorm { weight, .. } => {
+                let width = Panels::new(1, node.outputs).len::<F>();
+                let (mean, scale) = (&stored.statistics[..width], &stored.statistics[2 * width..]);
+                let whole = weight_sum(pass.weights, stored.rows);
+                let (d_weight, d_bias) = self.pair(weight, gradient);
+                batch_norm::backward(
+                    inputs,
+                    pass.training.then_some((pass.weights, whole)),
+                    mean,
+                    scale,
+                    self.parameter(weight),
+                    stored.input,
+                    d_output,
+                    d_weight,
+                    d_bias,
+                    d_input,
+                );
+            }
+            Op::Softmax => {
+                if let Some(d_input) = d_input {
+                    softmax::backward(inputs, stored.output, d_output, d_input);
+                }
+            }
+        }
+    }
+
+    /// The gradients of a weight and of the bias that follows it.
+    fn pair<'a>(&self, weight: usize, gradient: &'a mut [F]) -> (&'a mut [F], &'a mut [F]) {
+        let (weight, bias) = (self.slots[weight].range::<F>(), &self.slots[weight + 1]);
+        let (before, after) = gradient.split_at_mut(bias.offset);
+        (&mut before[weight], &mut after[..bias.panels.len::<F>()])
+    }
+
+    fn refresh_transposed(&self, workspace: &mut Workspace<F>) {
+        if workspace.version == Some(self.version) {
+            return;
+        }
+        for (node, turned) in self.nodes.iter().zip(&mut workspace.transposed) {
+            if let (Op::Dense { weight, .. }, false) = (node.op, turned.is_empty()) {
+                let panels = self.slots[weight].panels;
+                panels.transpose(self.parameter(weight), turned);
+            }
+        }
+        workspace.version = Some(self.version);
+    }
+
+    /// Moves the running statistics towards those of the workspace's last training pass. A batch with fewer
+    /// than two rows of positive weight says nothing about a variance and is passed over.
+    pub fn track_statistics(&mut self, workspace: &Workspace<F>, rows: usize, pass: Pass<'_>) {
+        let present = pass
+            .weights
+            .map_or(rows, |w| w.iter().filter(|&&w| w > 0.0).count());
+        if present < 2 {
+            return;
+        }
+        let whole = weight_sum(pass.weights, rows);
+        for (node, statistics) in self.nodes.iter().zip(&workspace.statistics) {
+            if let Op::BatchNorm { momentum, mean, .. } = node.op {
+                let width = self.state_slots[mean].panels.len::<F>();
+                let running = &mut self.state[self.state_slots[mean].offset..][..2 * width];
+                let running = running.split_at_mut(width);
+                let batch = (&statistics[..width], &statistics[width..2 * width]);
+                batch_norm::track(momentum, whole, running, batch);
+            }
+        }
+    }
+}
+
+/// What the forward pass left for one node.
+struct Stored<'a, F> {
+    rows: usize,
+    input: &'a [F],
+    output: &'a [F],
+    statistics: &'a [F],
+    transposed: &'a [F],
+}
+
+impl<F: Element> Workspace<F> {
+    /// Place for the input, in panels of (rows, inputs).
+    pub fn input(&mut self) -> &mut [F] {
+        &mut self.values[0]
+    }
+
+    /// Gradient of the input after [`Network::backward`], in panels.
+    pub fn d_input(&self) -> &[F] {
+        &self.deltas[0]
+    }
+}
+
+/// Packs the row-major gradient of the output, multiplying the gate where the last layer left one.
+fn receive<F: Element>(shape: Panels, rows: &[F], delta: &mut [F], gated: bool) {
+    for p in 0..shape.count::<F>() {
+        for row in 0..shape.rows {
+            let from = &rows[row * shape.cols + p * F::PANEL..][..shape.used::<F>(p)];
+            let to = &mut delta[shape.row::<F>(p, row)];
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = if gated { from * *to } else { from };
+            }
+        }
+    }
+    clear_padding(shape, delta);
+}
+
+/// How a parameter gets its first values.
+struct Fill {
+    initializer: Initializer,
+    purpose: Purpose,
+    layer: usize,
+    fans: Fans,
+}
+
+/// One flat vector in the making.
+#[derive(Default)]
+struct Layout {
+    slots: Vec<Slot>,
+    len: usize,
+}
+
+impl Layout {
+    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>) -> usize {
+        let panels = match dims[..] {
+            [rows, cols] => Panels::new(rows, cols),
+            [cols] => Panels::new(1, cols),
+            _ => Panels::new(1, 1),
+        };
+        let offset = self.len;
+        self.len = self.len.saturating_add(panels.len::<F>());
+        self.slots.push(Slot {
+            name,
+            dims,
+            panels,
+            offset,
+        });
+        self.slots.len() - 1
+    }
+}
+
+/// A network in the making.
+#[derive(Default)]
+struct Plan {
+    nodes: Vec<Node>,
+    parameters: Layout,
+    state: Layout,
+    fills: Vec<(Fill, usize)>,
+    state_fills: Vec<(usize, f64)>,
+}
+
+impl Plan {
+    /// Adds the nodes of `layer`; returns its width.
+    fn add<F: Element>(&mut self, number: usize, layer: &Layer, width: usize) -> usize {
+        let outputs = match layer {
+            Layer::Dense { units, .. } => *units,
+            _ => width,
+        };
+        let node = |op| Node {
+            op,
+            inputs: width,
+            outputs,
+        };
+        match layer {
+            Layer::Dense {
+                activation,
+                use_bias,
+                weight_init,
+                bias_init,
+                ..
+            } => {
+                let weight_init = match weight_init {
+                    Initializer::Auto if activation.relu_like() => Initializer::HeUniform,
+                    other => *other,
+                };
+                let fans = Fans {
+                    inputs: width,
+                    outputs,
+                };
+                let weight = self.parameter::<F>(
+                    format!("{number}.weight"),
+                    vec![width, outputs],
+                    Fill {
+                        initializer: weight_init,
+                        purpose: Purpose::Weight,
+                        layer: number,
+                        fans,
+                    },
+                );
+                let bias = use_bias.then(|| {
+                    let fill = Fill {
+                        initializer: *bias_init,
+                        purpose: Purpose::Bias,
+                        layer: number,
+                        fans,
+                    };
+                    self.parameter::<F>(format!("{number}.bias"), vec![outputs], fill)
+                });
+                let elementwise = match activation {
+                    AnyActivation::Elementwise(activation) => *activation,
+                    _ => Activation::Identity,
+                };
+                self.nodes.push(node(Op::Dense {
+                    weight,
+                    bias,
+                    activation: elementwise,
+                }));
+                if !matches!(activation, AnyActivation::Elementwise(_)) {
+                    self.activation::<F>(number, *activation, outputs);
+                }
+            }
+            Layer::Activation(activation) => self.activation::<F>(number, *activation, width),
+            Layer::Dropout { rate } => self.nodes.push(node(Op::Dropout {
+                rate: *rate,
+                layer: number,
+            })),
+            Layer::LayerNorm { eps } => {
+                let weight = self.affine::<F>(number, width);
+                self.nodes.push(node(Op::LayerNorm { eps: *eps, weight }));
+            }
+            Layer::BatchNorm { momentum, eps } => {
+                let weight = self.affine::<F>(number, width);
+                let mean = self
+                    .state
+                    .add::<F>(format!("{number}.running_mean"), vec![width]);
+                let var = self
+                    .state
+                    .add::<F>(format!("{number}.running_var"), vec![width]);
+                self.state_fills.push((var, 1.0));
+                self.nodes.push(node(Op::BatchNorm {
+                    momentum: *momentum,
+                    eps: *eps,
+                    weight,
+                    mean,
+                }));
+            }
+            Layer::Softmax => self.nodes.push(node(Op::Softmax)),
+        }
+        outputs
+    }
+
+    fn activation<F: Element>(&mut self, number: usize, activation: AnyActivation, width: usize) {
+        let op = match activation {
+            AnyActivation::Elementwise(activation) => Op::Pointwise(activation),
+            AnyActivation::Softmax => Op::Softmax,
+            AnyActivation::PRelu { slope } => Op::PRelu {
+                slope: self.constant::<F>(format!("{number}.slope"), vec![], slope),
+            },
+        };
+        self.nodes.push(Node {
+            op,
+            inputs: width,
+            outputs: width,
+        });
+    }
+
+    /// Weight 1 and bias 0 of a normalisation, in consecutive slots; returns the weight's.
+    fn affine<F: Element>(&mut self, number: usize, width: usize) -> usize {
+        let weight = self.constant::<F>(format!("{number}.weight"), vec![width], 1.0);
+        self.constant::<F>(format!("{number}.bias"), vec![width], 0.0);
+        weight
+    }
+
+    fn constant<F: Element>(&mut self, name: String, dims: Vec<usize>, value: f64) -> usize {
+        let fill = Fill {
+            initializer: Initializer::Constant(value),
+            purpose: Purpose::Weight,
+            layer: 0,
+            fans: Fans {
+                inputs: 1,
+                outputs: 1,
+            },
+        };
+        self.parameter::<F>(name, dims, fill)
+    }
+
+    fn parameter<F: Element>(&mut self, name: String, dims: Vec<usize>, fill: Fill) -> usize {
+        let slot = self.parameters.add::<F>(name, dims);
+        self.fills.push((fill, slot));
+        slot
+    }
+}
+
+/// Refuses widths that make no network or whose matrices no machine could address.
+fn check_sizes(layers: &[Layer], inputs: usize) -> Result<()> {
+    const LIMIT: usize = 1 << 31;
+    if layers.is_empty() {
+        return Err(Error::argument("layers", "at least one layer", "none"));
+    }
+    if layers.len() > 1 << 16 {
+        return Err(Error::argument(
+            "layers",
+            "at most 65536 layers",
+            layers.len(),
+        ));
+    }
+    if inputs == 0 || inputs > LIMIT {
+        return Err(Error::argument(
+            "input_size",
+            "a positive number of features up to 2^31",
+            inputs,
+        ));
+    }
+    for layer in layers {
+        let fault = match layer {
+            Layer::Dense { units, .. } if *units == 0 || *units > LIMIT => {
+                Some(("units", "a positive number up to 2^31", units.to_string()))
+            }
+            Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
+                Some(("rate", "a number in [0, 1)", rate.to_string()))
+            }
+            Layer::LayerNorm { eps } | Layer::BatchNorm { eps, .. }
+                if !(*eps > 0.0 && eps.is_finite()) =>
+            {
+                Some(("eps", "a positive number", eps.to_string()))
+            }
+            Layer::BatchNorm { momentum, .. } if !(*momentum > 0.0 && *momentum <= 1.0) => {
+                Some(("momentum", "a number in (0, 1]", momentum.to_string()))
+            }
+            Layer::Dense {
+                bias_init: Initializer::Orthogonal { .. },
+                ..
+            } => Some((
+                "bias_init",
+                "an initializer of vectors",
+                "orthogonal".to_owned(),
+            )),
+            _ => None,
+        };
+        if let Some((argument, expected, got)) = fault {
+            return Err(Error::argument(argument, expected, got));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and AMSGrad (Reddi et al. 2018).
+
+use super::{CHUNK, Dialect, OptimizerState, flush, power};
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::matrix::for_each_chunk;
+use crate::simd::kernel;
+
+/// m += (1−β1)(g−m); v = β2·v + ((1−β2)g)g; with AMSGrad v is replaced by its largest value so far; then
+///
+/// - torch: θ −= γ/(1−β1^t) · m / (√v/√(1−β2^t) + ε)
+/// - keras, sklearn: θ −= γ√(1−β2^t)/(1−β1^t) · m / (√v + ε)
+///
+/// Decay: coupled, g += λθ; or decoupled, θ ← θ(1−γλ) before the step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub amsgrad: bool,
+    pub weight_decay: f64,
+    /// AdamW, and Keras's decay in every optimiser.
+    pub decoupled: bool,
+    pub dialect: Dialect,
+}
+
+/// The coefficients of one step, in the parameters' type.
+#[derive(Clone, Copy)]
+struct Step<F> {
+    rate: F,
+    keep1: F,
+    keep2: F,
+    fresh2: F,
+    /// √(1−β2^t) where it divides √v, or 1.
+    root_correction: F,
+    eps: F,
+    decay: F,
+    shrink: F,
+}
+
+impl Adam {
+    /// Refuses combinations that the dialect does not define.
+    pub fn validate(&self) -> Result<()> {
+        if self.dialect == Dialect::Sklearn {
+            if self.weight_decay != 0.0 {
+                return Err(Error::argument(
+                    "weight_decay",
+                    "0 in the sklearn dialect (its alpha is a penalty of the loss)",
+                    self.weight_decay,
+                ));
+            }
+            if self.amsgrad || self.decoupled {
+                return Err(Error::argument(
+                    "dialect",
+                    "torch or keras for AMSGrad and AdamW (scikit-learn has neither)",
+                    "sklearn",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn update<F: Element>(
+        &self,
+        state: &mut OptimizerState<F>,
+        parameters: &mut [F],
+        gradient: &[F],
+    ) {
+        let correction1 = 1.0 - power(self.beta1, state.step);
+        let root = (1.0 - power(self.beta2, state.step)).sqrt();
+        let torch = self.dialect == Dialect::Torch;
+        let step = Step {
+            rate: F::of(if torch {
+                self.learning_rate / correction1
+            } else {
+                self.learning_rate * root / correction1
+            }),
+            keep1: F::of(1.0 - self.beta1),
+            keep2: F::of(self.beta2),
+            fresh2: F::of(1.0 - self.beta2),
+            root_correction: F::of(if torch { root } else { 1.0 }),
+            eps: F::of(self.eps),
+            decay: F::of(if self.decoupled {
+                0.0
+            } else {
+                self.weight_decay
+            }),
+            shrink: F::of(if self.decoupled {
+                1.0 - self.learning_rate * self.weight_decay
+            } else {
+                1.0
+            }),
+        };
+        let work = 8 * parameters.len();
+        let arrays = [parameters, &mut state.m, &mut state.v, &mut state.v_max];
+        for_each_chunk(arrays, CHUNK, work, |start, [theta, m, v, v_max]| {
+            let g = &gradient[start..start + theta.len()];
+            update(step, theta, g, m, v, v_max);
+        });
+    }
+}
+
+kernel! {
+    fn update[F: Element](
+        step: Step<F>,
+        theta: &mut [F],
+        gradient: &[F],
+        m: &mut [F],
+        v: &mut [F],
+        v_max: &mut [F],
+    )[F] {
+        let moments = m.iter_mut().zip(v);
+        if v_max.is_empty() {
+            for ((theta, &g), (m, v)) in theta.iter_mut().zip(gradient).zip(moments) {
+                one(step, theta, g, m, v, None);
+            }
+        } else {
+            let all = theta.iter_mut().zip(gradient).zip(moments).zip(v_max);
+            for (((theta, &g), (m, v)), v_max) in all {
+                one(step, theta, g, m, v, Some(v_max));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn one<F: Element>(
+    step: Step<F>,
+    theta: &mut F,
+    g: F,
+    m: &mut F,
+    v: &mut F,
+    v_max: Option<&mut F>,
+) {
+    let g = g + step.decay * *theta;
+    *m = flush(*m + step.keep1 * (g - *m));
+    *v = flush(step.keep2 * *v + (step.fresh2 * g) * g);
+    let second = match v_max {
+        None => *v,
+        Some(v_max) => {
+            // NaN in v must come through.
+            if !(*v <= *v_max) {
+                *v_max = *v;
+            }
+            *v_max
+        }
+    };
+    let size = second.root() / step.root_correction + step.eps;
+    *theta = *theta * step.shrink - step.rate * *m / size;
+}

@@ -1,0 +1,70 @@
+//! Gradient clipping.
+
+use super::NonFiniteNorm;
+use crate::element::Element;
+use crate::lanes;
+use crate::simd::kernel;
+
+/// What is done to the gradient before the update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    None,
+    /// g · min(1, M / (‖g‖ + 1e-6)), ‖g‖ over all parameters (torch's `clip_grad_norm_`).
+    Norm(f64),
+    /// Each element to [−c, c].
+    Value(f64),
+}
+
+impl Clip {
+    pub(super) fn apply<F: Element>(self, gradient: &mut [F]) -> Result<(), NonFiniteNorm> {
+        match self {
+            Self::None => {}
+            Self::Norm(limit) => {
+                let mut square = 0.0;
+                sum_of_squares(gradient, &mut square);
+                let norm = square.sqrt();
+                if !norm.is_finite() {
+                    return Err(NonFiniteNorm);
+                }
+                let factor = limit / (norm + 1e-6);
+                if factor < 1.0 {
+                    scale(gradient, F::of(factor));
+                }
+            }
+            Self::Value(limit) => clamp(gradient, F::of(limit)),
+        }
+        Ok(())
+    }
+}
+
+kernel! {
+    /// Accumulated in f64: squares of f32 overflow at 1.8e19.
+    fn sum_of_squares[F: Element](values: &[F], sum: &mut f64)[F] {
+        let mut lanes = [0.0; lanes::COUNT];
+        for values in values.chunks(lanes::COUNT) {
+            for (lane, value) in lanes.iter_mut().zip(values) {
+                let value = value.to_f64();
+                *lane = value.mul_add(value, *lane);
+            }
+        }
+        *sum = lanes::total(lanes);
+    }
+}
+
+kernel! {
+    fn scale[F: Element](values: &mut [F], factor: F)[F] {
+        for value in values {
+            *value *= factor;
+        }
+    }
+}
+
+kernel! {
+    /// NaN stays NaN.
+    fn clamp[F: Element](values: &mut [F], limit: F)[F] {
+        for value in values {
+            let low = if *value < -limit { -limit } else { *value };
+            *value = if low > limit { limit } else { low };
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Stochastic gradient descent with momentum.
+
+use super::{CHUNK, Dialect, OptimizerState, flush};
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::matrix::for_each_chunk;
+use crate::simd::kernel;
+
+/// With γ learning rate, μ momentum, τ dampening, λ weight decay:
+///
+/// - torch: g += λθ; b = g at the first step, then b = μb + (1−τ)g; θ −= γ(g + μb) if nesterov, else γb.
+/// - keras, sklearn: v = μv − γg; θ += μv − γg if nesterov, else v. Keras's decay is decoupled:
+///   θ −= γλθ first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sgd {
+    pub learning_rate: f64,
+    pub momentum: f64,
+    pub dampening: f64,
+    pub nesterov: bool,
+    pub weight_decay: f64,
+    pub dialect: Dialect,
+}
+
+/// The coefficients of one step, in the parameters' type.
+#[derive(Clone, Copy)]
+struct Step<F> {
+    rate: F,
+    momentum: F,
+    /// Factor of the gradient in the velocity: 1 at the first step, then 1 − τ.
+    fresh: F,
+    decay: F,
+    /// 1 − γλ of the decoupled decay, or 1.
+    shrink: F,
+    nesterov: bool,
+}
+
+impl Sgd {
+    /// Refuses combinations that the dialect does not define.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |argument: &str, expected: &str, got: f64| {
+            Err(Error::argument(argument, expected, got))
+        };
+        let torch = self.dialect == Dialect::Torch;
+        if self.nesterov && torch && (self.momentum == 0.0 || self.dampening != 0.0) {
+            return Err(Error::argument(
+                "nesterov",
+                "momentum > 0 and dampening 0 (the torch dialect defines no other)",
+                format!("momentum {}, dampening {}", self.momentum, self.dampening),
+            ));
+        }
+        if !torch && self.dampening != 0.0 {
+            return refuse("dampening", "0 outside the torch dialect", self.dampening);
+        }
+        if self.dialect == Dialect::Sklearn && self.weight_decay != 0.0 {
+            let expected = "0 in the sklearn dialect (its alpha is a penalty of the loss)";
+            return refuse("weight_decay", expected, self.weight_decay);
+        }
+        Ok(())
+    }
+
+    pub(super) fn update<F: Element>(
+        &self,
+        state: &mut OptimizerState<F>,
+        parameters: &mut [F],
+        gradient: &[F],
+    ) {
+        let torch = self.dialect == Dialect::Torch;
+        let step = Step {
+            rate: F::of(self.learning_rate),
+            momentum: F::of(self.momentum),
+            fresh: F::of(if state.step == 1 {
+                1.0
+            } else {
+                1.0 - self.dampening
+            }),
+            decay: F::of(if torch { self.weight_decay } else { 0.0 }),
+            shrink: F::of(if torch {
+                1.0
+            } else {
+                1.0 - self.learning_rate * self.weight_decay
+            }),
+            nesterov: self.nesterov,
+        };
+        let work = 4 * parameters.len();
+        let arrays = [parameters, &mut state.m];
+        for_each_chunk(arrays, CHUNK, work, |start, [theta, velocity]| {
+            let g = &gradient[start..start + theta.len()];
+            if velocity.is_empty() {
+                plain(step, theta, g);
+            } else if torch {
+                torch_momentum(step, theta, g, velocity);
+            } else {
+                rate_in_velocity(step, theta, g, velocity);
+            }
+        });
+    }
+}
+
+kernel! {
+    fn plain[F: Element](step: Step<F>, theta: &mut [F], gradient: &[F])[F] {
+        for (theta, &g) in theta.iter_mut().zip(gradient) {
+            let g = g + step.decay * *theta;
+            *theta = *theta * step.shrink - step.rate * g;
+        }
+    }
+}
+
+kernel! {
+    fn torch_momentum[F: Element](
+        step: Step<F>,
+        theta: &mut [F],
+        gradient: &[F],
+        buffer: &mut [F],
+    )[F] {
+        for ((theta, &g), b) in theta.iter_mut().zip(gradient).zip(buffer) {
+            let g = g + step.decay * *theta;
+            // At the first step the buffer is zero and `fresh` is 1: b = g.
+            *b = flush(step.momentum * *b + step.fresh * g);
+            let direction = if step.nesterov { g + step.momentum * *b } else { *b };
+            *theta -= step.rate * direction;
+        }
+    }
+}
+
+kernel! {
+    fn rate_in_velocity[F: Element](
+        step: Step<F>,
+        theta: &mut [F],
+        gradient: &[F],
+        velocity: &mut [F],
+    )[F] {
+        for ((theta, &g), v) in theta.iter_mut().zip(gradient).zip(velocity) {
+            let move_now = step.rate * g;
+            *v = flush(step.momentum * *v - move_now);
+            let change = if step.nesterov { step.momentum * *v - move_now } else { *v };
+            *theta = *theta * step.shrink + change;
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Threads. The calling thread works too; helpers are started at the first parallel call, claim tasks
+//! from one counter, spin for a moment after a call and then sleep. Which thread runs a task never
+//! changes a result: tasks write disjoint outputs and never share a reduction.
+//!
+//! A pool belongs to the process that started it. After a fork the child finds another process id,
+//! leaves the parent's pool alone (its threads do not exist there) and starts its own. Nothing starts
+//! at import.
+
+#![allow(
+    unsafe_code,
+    reason = "a borrowed task crosses threads; a pool outlives its process"
+)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use crate::error::{Error, Result};
+
+/// Work (multiply-adds) below which a call stays on the calling thread: waking a sleeping helper costs
+/// tens of microseconds.
+const PARALLEL_WORK: usize = 1 << 18;
+/// Turns a helper spins before it sleeps.
+const SPINS: usize = 1 << 14;
+
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+static DETECTED: OnceLock<Result<usize>> = OnceLock::new();
+static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Number of threads that a call may use: what [`set_threads`] said, else `RANVIER_NUM_THREADS`, else
+/// `OMP_NUM_THREADS`, else the cores that affinity and quota leave to this process.
+pub fn threads() -> Result<usize> {
+    match CHOSEN.load(Ordering::Relaxed) {
+        0 => DETECTED.get_or_init(detect).clone(),
+        chosen => Ok(chosen),
+    }
+}
+
+/// Sets the number of threads from the next call on.
+pub fn set_threads(count: usize) -> Result<()> {
+    if count == 0 || count > 4096 {
+        return Err(Error::argument(
+            "num_threads",
+            "an integer from 1 to 4096",
+            count,
+        ));
+    }
+    CHOSEN.store(count, Ordering::Relaxed);
+    Ok(())
+}
+
+fn detect() -> Result<usize> {
+    if let Some(value) = std::env::var_os("RANVIER_NUM_THREADS") {
+        return match value.to_str().map(str::trim).map(str::parse::<usize>) {
+            Some(Ok(count @ 1..=4096)) => Ok(count),
+            _ => Err(Error::argument(
+                "RANVIER_NUM_THREADS",
+                "an integer from 1 to 4096",
+                value.display(),
+            )),
+        };
+    }
+    // OpenMP's variable belongs to others too: a list ("4,2") gives its first entry, junk is ignored.
+    let openmp = std::env::var("OMP_NUM_THREADS").ok();
+    let openmp = openmp.and_then(|value| value.split(',').next()?.trim().parse().ok());
+    match openmp {
+        Some(count @ 1..=4096) => Ok(count),
+        _ => Ok(thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+type Task<'a> = dyn Fn(usize) + Sync + 'a;
+
+/// A call in progress: the task with its lifetime erased, and how far it has been claimed.
+#[derive(Clone, Copy)]
+struct Job {
+    task: *const Task<'static>,
+    tasks: usize,
+}
+
+struct Pool {
+    process: u32,
+    /// Held by the thread whose call is running.
+    turn: Mutex<()>,
+    /// The job of the running call. Written only while `open` is false and `active` is 0.
+    job: std::cell::UnsafeCell<Job>,
+    open: AtomicBool,
+    next: AtomicUsize,
+    /// Helpers that may be looking at `job`.
+    active: AtomicUsize,
+    /// Helpers that take part in the running call.
+    wanted: AtomicUsize,
+    started: AtomicUsize,
+    calls: AtomicUsize,
+    sleepers: Mutex<usize>,
+    wake: Condvar,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: `job` is the only field that is not Sync; its protocol is written at the field and in `run`.
+unsafe impl Sync for Pool {}
+// SAFETY: as above.
+unsafe impl Send for Pool {}
+
+/// Runs `task(0..tasks)`, each index once, in any order and on any thread; returns when all are done. A
+/// panic of a task is raised here.
+pub fn run(tasks: usize, work: usize, task: &Task<'_>) {
+    let threads = if tasks < 2 || work < PARALLEL_WORK {
+        1
+    } else {
+        threads().unwrap_or(1).min(tasks)
+    };
+    if threads > 1 && Pool::of_this_process().run(threads - 1, tasks, task) {
+        return;
+    }
+    for index in 0..tasks {
+        task(index);
+    }
+}
+
+impl Pool {
+    fn of_this_process() -> &'static Self {
+        let process = std::process::id();
+        loop {
+            let current = POOL.load(Ordering::Acquire);
+            // SAFETY: pools are leaked, so a pointer that was stored once stays valid.
+            if let Some(pool) = unsafe { current.as_ref() }
+                && pool.process == process
+            {
+                return pool;
+            }
+            let fresh = Box::into_raw(Box::new(Self::new(process)));
+            if POOL
+                .compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire)
+                .is_err()
+            {
+                // SAFETY: nobody else has seen `fresh`.
+                drop(unsafe { Box::from_raw(fresh) });
+            }
+        }
+    }
+
+    fn new(process: u32) -> Self {
+        let task: &'static Task<'static> = &|_| {};
+        Self {
+            process,
+            turn: Mutex::new(()),
+            job: std::cell::UnsafeCell::new(Job { task, tasks: 0 }),
+            open: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+            started: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            sleepers: Mutex::new(0),
+            wake: Condvar::new(),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// False when the pool is serving another thread's call: then the caller works alone.
+    fn run(&'static self, helpers: usize, tasks: usize, task: &Task<'_>) -> bool {
+        let Ok(turn) = self.turn.try_lock() else {
+            return false;
+        };
+        self.start(helpers);
+        // SAFETY: only the lifetime changes. Helpers use the task only while `open`, and this
+        // function does not return (or unwind) before `open` is false and `active` is 0.
+        let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        // SAFETY: `open` is false and `active` was seen to be 0 when the previous call ended; a
+        // helper reads `job` only after it has seen `open`, which is set below.
+        unsafe {
+            *self.job.get() = Job {
+                task: erased,
+                tasks,
+            }
+        };
+        self.next.store(0, Ordering::Relaxed);
+        self.wanted.store(helpers, Ordering::Relaxed);
+        self.open.store(true, Ordering::SeqCst);
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        if *self.lock_sleepers() > 0 {
+            self.wake.notify_all();
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks)));
+        self.open.store(false, Ordering::SeqCst);
+        while self.active.load(Ordering::SeqCst) > 0 {
+            std::hint::spin_loop();
+        }
+        let helper = self
+            .panic
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(turn);
+        if let Some(panic) = own.err().or(helper) {
+            resume_unwind(panic);
+        }
+        true
+    }
+
+    fn claim(&self, task: &Task<'_>, tasks: usize) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= tasks {
+                return;
+            }
+            task(index);
+        }
+    }
+
+    /// Starts helpers up to `count`; fewer when the system refuses threads.
+    fn start(&'static self, count: usize) {
+        while self.started.load(Ordering::Relaxed) < count {
+            let number = self.started.load(Ordering::Relaxed);
+            let builder = thread::Builder::new().name(format!("ranvier-{number}"));
+            if builder.spawn(move || self.help(number)).is_err() {
+                return;
+            }
+            self.started.store(number + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The life of a helper.
+    fn help(&self, number: usize) {
+        let mut seen = 0;
+        loop {
+            seen = self.wait(seen);
+            self.active.fetch_add(1, Ordering::SeqCst);
+            if self.open.load(Ordering::SeqCst) && number < self.wanted.load(Ordering::Relaxed) {
+                // SAFETY: `active` was raised before `open` was seen, and the caller waits for
+                // `active` to fall to 0 after closing, so the job and its task are alive.
+                let (task, tasks) = unsafe {
+                    let job = *self.job.get();
+                    (&*job.task, job.tasks)
+                };
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks))) {
+                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                }
+            }
+            self.active.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Spins, then sleeps, until a call other than number `seen` has begun.
+    fn wait(&self, seen: usize) -> usize {
+        for _ in 0..SPINS {
+            let calls = self.calls.load(Ordering::SeqCst);
+            if calls != seen {
+                return calls;
+            }
+            std::hint::spin_loop();
+        }
+        let mut sleepers = self.lock_sleepers();
+        *sleepers += 1;
+        loop {
+            let calls = self.calls.load(Ordering::SeqCst);
+            if calls != seen {
+                *sleepers -= 1;
+                return calls;
+            }
+            sleepers = self
+                .wake
+                .wait(sleepers)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock_sleepers(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn every_task_runs_once_and_a_panic_comes_back() {
+        set_threads(3).unwrap();
+        for tasks in [1, 2, 7, 1000] {
+            let counts: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+            run(tasks, usize::MAX, &|i| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+        }
+        let panicked = catch_unwind(|| {
+            run(100, usize::MAX, &|i| assert!(i != 57, "task {i}"));
+        });
+        assert!(panicked.is_err());
+        run(10, usize::MAX, &|_| {});
+        let nested = AtomicU32::new(0);
+        run(4, usize::MAX, &|_| {
+            run(4, usize::MAX, &|_| {
+                nested.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        assert_eq!(nested.load(Ordering::Relaxed), 16);
+    }
+}

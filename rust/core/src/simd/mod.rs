@@ -1,0 +1,139 @@
+//! Instruction sets: which there are, which one this process uses, and how a kernel is compiled for
+//! each of them.
+//!
+//! A kernel is written once, as a plain loop over exact operations; [`kernel!`] compiles it for every
+//! instruction set and picks one at run time. All of them compute the same bits, because vector
+//! lanes run across outputs and every operation is exact or a fused multiply-add.
+
+#![allow(
+    unsafe_code,
+    reason = "target features are checked at run time, here alone"
+)]
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+
+/// Instruction sets with kernels, slowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What every processor of the target has; fused multiply-adds through the C library.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, VL, BW and DQ.
+    Avx512,
+}
+
+impl Isa {
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => avx2(),
+                Self::Avx512 => {
+                    avx2()
+                        && is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512vl")
+                        && is_x86_feature_detected!("avx512bw")
+                        && is_x86_feature_detected!("avx512dq")
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+}
+
+static CHOSEN: OnceLock<Result<Isa>> = OnceLock::new();
+
+/// The instruction set of this process: `RANVIER_ISA` when it is set, else the fastest that the
+/// machine has. An unknown or missing one is an error.
+pub fn isa() -> Result<Isa> {
+    CHOSEN.get_or_init(choose).clone()
+}
+
+/// The same where a kernel runs: entry points have reported a wrong `RANVIER_ISA` before.
+#[inline(always)]
+pub(crate) fn chosen() -> Isa {
+    match CHOSEN.get() {
+        Some(Ok(isa)) => *isa,
+        _ => isa().unwrap_or(Isa::Portable),
+    }
+}
+
+fn choose() -> Result<Isa> {
+    let best = || Isa::ALL.into_iter().rfind(|isa| isa.available());
+    let Some(asked) = std::env::var_os("RANVIER_ISA") else {
+        return Ok(best().unwrap_or(Isa::Portable));
+    };
+    let known = Isa::ALL.into_iter().find(|isa| asked == isa.name());
+    match known {
+        Some(isa) if isa.available() => Ok(isa),
+        Some(isa) => Err(Error::argument(
+            "RANVIER_ISA",
+            "an instruction set of this machine",
+            format!("{}, which it lacks", isa.name()),
+        )),
+        None => Err(Error::argument(
+            "RANVIER_ISA",
+            "portable, avx2 or avx512",
+            asked.display(),
+        )),
+    }
+}
+
+/// Defines a function that is compiled for every [`Isa`] and runs as the chosen one. Everything that
+/// it calls must be `#[inline(always)]`, or it loses the instruction set.
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident [$($generics:tt)*] ($($arg:ident : $type:ty),* $(,)?)
+        [$($turbofish:tt)*] $body:block
+    ) => {
+        $(#[$meta])*
+        #[allow(unsafe_code, reason = "the features were detected when the instruction set was chosen")]
+        $vis fn $name<$($generics)*>($($arg: $type),*) {
+            #[inline(always)]
+            fn portable<$($generics)*>($($arg: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<$($generics)*>($($arg: $type),*) {
+                portable::<$($turbofish)*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+            fn avx512<$($generics)*>($($arg: $type),*) {
+                portable::<$($turbofish)*>($($arg),*);
+            }
+
+            match $crate::simd::chosen() {
+                // SAFETY: `chosen` gives only what `Isa::available` has found on this machine.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => unsafe { avx512::<$($turbofish)*>($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => unsafe { avx2::<$($turbofish)*>($($arg),*) },
+                _ => portable::<$($turbofish)*>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use kernel;
