@@ -19,7 +19,7 @@ _IN_PLACE = frozenset("fdbhilqBHILQ")
 
 
 def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
-    """`value` as an array of real numbers that the core can read; `dtype` where it must be converted."""
+    """`value` as real numbers that the core can read, of `dtype` where they must be converted."""
     if hasattr(value, "toarray"):
         raise DTypeError(
             f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
@@ -29,7 +29,8 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
         if np.ma.is_masked(value):
             raise ArgumentError(
                 f"{name}: expected an array without missing values, got a masked array "
-                f"with {np.ma.count_masked(value)} masked values; fill them with {name}.filled(...)"
+                f"with {np.ma.getmaskarray(value).sum()} masked values; "
+                f"fill them with {name}.filled(...)"
             )
         value = value.data
     try:

@@ -1,6 +1,5 @@
 """Types of the extension module; private, see the classes of the package."""
 
-from collections.abc import Callable
 from typing import Any, Final, final
 
 from numpy.typing import NDArray
@@ -8,6 +7,22 @@ from numpy.typing import NDArray
 _Array = NDArray[Any]
 _Table = list[tuple[str, list[int]]]
 _Loss = tuple[str, list[float]] | dict[str, Any]
+
+__all__ = [
+    "NUMERICS_VERSION",
+    "OPTIMIZED",
+    "Network",
+    "Stepper",
+    "Trainer",
+    "__version__",
+    "available_isas",
+    "check_optimizer",
+    "get_num_threads",
+    "isa",
+    "loss_value_and_gradient",
+    "names",
+    "set_num_threads",
+]
 
 __version__: Final[str]
 NUMERICS_VERSION: Final[int]
@@ -22,6 +37,7 @@ def check_optimizer(optimizer: dict[str, Any]) -> None: ...
 def loss_value_and_gradient(
     loss: tuple[str, list[float]], arrays: dict[str, _Array | None], d_output: _Array
 ) -> float: ...
+
 @final
 class Network:
     def __new__(

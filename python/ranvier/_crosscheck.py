@@ -1,7 +1,8 @@
-"""`crosscheck`: trains the core and the reference side by side and compares them number by number."""
+"""`crosscheck`: trains core and reference side by side and compares them number by number."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from . import activations, initializers, layers, losses, optimizers
 from ._arrays import Array, features, integer, real
 from .callbacks import Callback
 from .errors import DTypeError, RanvierError
-from .losses import Loss, LossLike, arrays_of, get as get_loss
+from .losses import Loss, LossLike, arrays_of
+from .losses import get as get_loss
 from .model import Sequential
-from .optimizers import OptimizerLike, get as get_optimizer
+from .optimizers import OptimizerLike
+from .optimizers import get as get_optimizer
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -135,7 +138,7 @@ def crosscheck(
     return report
 
 
-class _Enough(RanvierError):
+class _EnoughError(RanvierError):
     """Ends the reference's training."""
 
 
@@ -217,12 +220,10 @@ class _Twin:
         """Loss and parameters after each training step."""
         from . import reference
 
-        options = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
+        options: dict[str, Any] = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
         recorder = _Recorder(self._core, steps)
         trainer = Trainer(self._core, loss=self._loss, optimizer=self._optimizer, seed=self._seed)
-        trainer.fit(
-            self._x, self._y, sample_weight=self._weight, callbacks=[recorder], **options
-        )
+        trainer.fit(self._x, self._y, sample_weight=self._weight, callbacks=[recorder], **options)
         entries: list[StepErrors] = []
         scales: dict[str, float] = {}
 
@@ -235,7 +236,7 @@ class _Twin:
             }
             entries.append(StepErrors(step, _error(core_loss, loss, scales, "loss"), errors))
             if step == steps:
-                raise _Enough
+                raise _EnoughError
 
         twin = reference.Trainer(
             self._reference,
@@ -243,12 +244,10 @@ class _Twin:
             optimizer=mirror(self._optimizer, reference),
             seed=self._seed,
         )
-        try:
+        with contextlib.suppress(_EnoughError):
             twin.fit(
                 self._rows, self._targets, sample_weight=self._weights, on_step=on_step, **options
             )
-        except _Enough:
-            pass
         return entries
 
 

@@ -16,9 +16,9 @@ __all__ = ["History"]
 class History(dict[str, list[Any]]):
     """A dict of lists, one entry for each epoch.
 
-    Keys: "epoch" (from 0), "step" (steps done), "loss" (mean over the epoch's batches, each measured
-    before its step), "seconds"; with validation data "val_loss" and, for classifications,
-    "val_accuracy".
+    Keys: "epoch" (from 0), "step" (steps done), "loss" (mean over the epoch's batches, each
+    measured before its step), "seconds"; with validation data "val_loss" and, for
+    classifications, "val_accuracy".
 
         >>> import numpy as np, ranvier as rv
         >>> model = rv.Sequential([rv.Dense(1)])
@@ -49,7 +49,7 @@ class History(dict[str, list[Any]]):
         return pandas.DataFrame(dict(self)).set_index("epoch")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the loss curves (and accuracy, on a second axis) over the epochs (needs matplotlib).
+        """Draws the losses, and accuracy on a second axis, over the epochs (needs matplotlib).
 
         Args:
             ax: axes to draw on; None makes a figure.

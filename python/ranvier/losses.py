@@ -179,7 +179,9 @@ class Poisson(Loss):
 
 @dataclass(frozen=True, repr=False)
 class GaussianNLL(Loss):
-    """½(s + (m−y)²·e^−s), a mean over n·T elements; the outputs are [T means m | T log-variances s].
+    """½(s + (m−y)²·e^−s), a mean over n·T elements; m means and s log-variances.
+
+    The outputs are [T means | T log-variances].
 
     Target: (n, T), or (n,) for T = 1, where the network has 2T outputs. Without the constant
     ½ln 2π. PyTorch's `GaussianNLLLoss` takes the variance itself and clamps it.
@@ -191,7 +193,7 @@ class GaussianNLL(Loss):
 
 @dataclass(frozen=True, repr=False)
 class CrossEntropy(Loss):
-    """−log p_y with p = softmax(z), a mean over rows; log-softmax is formed with the maximum taken off.
+    """−log p_y with p = softmax(z), a mean over rows.
 
     Target: integer labels 0..K−1 of shape (n,) or (n, 1), or probabilities of shape (n, K), rows
     summing to 1 (−Σ y_k·log p_k). Labels out of range are refused, always.
@@ -315,9 +317,7 @@ def _check_length(name: str, y: Any, X: Array) -> None:
     shape = getattr(y, "shape", None)
     length = shape[0] if shape else len(y)
     if length != X.shape[0]:
-        raise ShapeError(
-            f"{name}: expected {X.shape[0]} rows, as many as X has, got {length}"
-        )
+        raise ShapeError(f"{name}: expected {X.shape[0]} rows, as many as X has, got {length}")
 
 
 class Adapter:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, empty, features, integer, numeric, seed as checked_seed
+from ._arrays import Array, empty, features, integer, numeric
+from ._arrays import seed as checked_seed
 from .errors import ArgumentError, DTypeError, NotFittedError, ShapeError
 from .layers import Layer
-from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of, get as get_loss
+from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of
+from .losses import get as get_loss
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike

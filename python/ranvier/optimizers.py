@@ -270,7 +270,5 @@ def get(optimizer: OptimizerLike) -> Optimizer:
             f"optimizer: expected a name or an object of ranvier.optimizers, got {optimizer!r}"
         )
     if optimizer not in BY_NAME:
-        raise ArgumentError(
-            f"optimizer: expected one of {', '.join(BY_NAME)}, got {optimizer!r}"
-        )
+        raise ArgumentError(f"optimizer: expected one of {', '.join(BY_NAME)}, got {optimizer!r}")
     return BY_NAME[optimizer]()

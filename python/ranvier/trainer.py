@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import Array, features, integer, seed as checked_seed
+from ._arrays import Array, features, integer
+from ._arrays import seed as checked_seed
 from .callbacks import Callback
 from .errors import DTypeError, ShapeError
 from .history import History
-from .losses import CustomLoss, Loss, LossLike, arrays_of, get as get_loss
+from .losses import CustomLoss, Loss, LossLike, arrays_of
+from .losses import get as get_loss
 from .model import Sequential, core_loss
-from .optimizers import Optimizer, OptimizerLike, get as get_optimizer
+from .optimizers import Optimizer, OptimizerLike
+from .optimizers import get as get_optimizer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -222,7 +225,8 @@ class Trainer:
                     row["val_accuracy"] = validation[1]
             row["seconds"] = seconds
             self.history.append(row)
-            return any([hook.on_epoch_end(epoch, dict(row)) is True for hook in called])
+            wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]
+            return True in wishes
 
         return on_epoch
 
@@ -233,9 +237,8 @@ class Trainer:
 
         def on_step(step: int, loss: float) -> bool:
             self._progress = (self._progress[0], step)
-            return any(
-                [hook.on_train_batch_end(step, {"loss": loss}) is True for hook in called]
-            )
+            wishes = [hook.on_train_batch_end(step, {"loss": loss}) for hook in called]
+            return True in wishes
 
         return on_step
 
@@ -277,5 +280,3 @@ def _checked_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
 
 def _overrides(hook: Callback, name: str) -> bool:
     return getattr(type(hook), name) is not getattr(Callback, name)
-
-

@@ -1,0 +1,23 @@
+# Each target is one line that a person can also type. Run them inside a virtual environment.
+.PHONY: help build check test demo ulp golden
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
+
+build: ## build the extension into the source tree, for development
+	pip install -q maturin && maturin develop --release
+
+check: ## formatting, lints, types
+	cargo fmt --check && cargo clippy --workspace --all-targets -- -D warnings && ruff check . && ruff format --check . && mypy && python -m mypy.stubtest ranvier._core
+
+test: ## install with the test extra and run every test
+	pip install ".[test]" && cargo test --workspace && pytest
+
+demo: ## install and run the main job
+	pip install . && ranvier demo
+
+ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes)
+	cargo run --release -p ranvier-core --example ulp
+
+golden: ## rewrite the golden hashes after a change of the numerics version
+	python tests/test_determinism.py --write

@@ -1,0 +1,48 @@
+"""Every example in the documentation runs and shows what it says."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import ranvier
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(ranvier.__path__, "ranvier.")
+    if not module.name.endswith(("__main__", "._core"))
+)
+
+
+@pytest.mark.parametrize("name", ["ranvier", *MODULES])
+def test_docstring_examples_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_public_classes_and_functions_are_documented():
+    for name in ranvier.__all__:
+        assert name == "__version__" or getattr(ranvier, name).__doc__, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_python_blocks_of_the_pages_run(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if ">>>" in block:
+            runner = doctest.DocTestRunner()
+            test = doctest.DocTestParser().get_doctest(block, scope, page, page, 0)
+            assert runner.run(test, clear_globs=False).failed == 0
+            scope = test.globs
+        else:
+            exec(compile(block, page, "exec"), scope)
+
+
+def test_readme_shows_python():
+    assert "```python" in (ROOT / "README.md").read_text(encoding="utf-8")
