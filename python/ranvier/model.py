@@ -294,7 +294,8 @@ class Sequential:
             >>> import numpy as np, ranvier as rv
             >>> X = np.linspace(-1, 1, 64)[:, None]
             >>> model = rv.Sequential([rv.Dense(16, activation="tanh"), rv.Dense(1)])
-            >>> history = model.fit(X, X**2, loss="mse", epochs=200)
+            >>> adam = rv.Adam(learning_rate=0.01)
+            >>> history = model.fit(X, X**2, loss="mse", optimizer=adam, epochs=200)
             >>> history["loss"][-1] < 0.01
             True
         """

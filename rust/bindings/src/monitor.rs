@@ -73,7 +73,10 @@ impl<F: Number> Monitor<F> for Hooks {
             shown.slice()[..output.len()].copy_from_slice(output);
             let mut indices: Writable<u32> = external.rows.extract(py)?;
             rows_of(rows, &mut indices.slice()[..rows.len()]);
-            let value = external.call.call1(py, (validation, rows.len()))?.extract(py)?;
+            let value = external
+                .call
+                .call1(py, (validation, rows.len()))?
+                .extract(py)?;
             let mut filled: Writable<F> = external.d_output.extract(py)?;
             d_output.copy_from_slice(&filled.slice()[..d_output.len()]);
             Ok(value)

@@ -5,7 +5,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
 use crate::loss::{Loss, Target};
-use crate::matrix::{Buffer, Plain, Rows, Source};
+use crate::matrix::{Buffer, Rows, Source};
 
 /// Rows scanned between two looks at the monitor.
 const SCAN_ROWS: usize = 4096;
@@ -40,7 +40,10 @@ impl Data<'_> {
     }
 
     fn name(&self, array: &str) -> String {
-        format!("{}{array}", if self.validation { "validation " } else { "" })
+        format!(
+            "{}{array}",
+            if self.validation { "validation " } else { "" }
+        )
     }
 
     /// Checks shapes against a network of `inputs` and `outputs`.
@@ -108,9 +111,9 @@ impl Data<'_> {
         tick: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut whole = 0.0;
-        let mut features = buffer_for(&self.x)?;
+        let mut features = Buffer::<F>::zeroed(self.x.cols)?;
         let mut values = match &self.targets {
-            Some(Targets::Values(y)) => buffer_for::<F>(y)?,
+            Some(Targets::Values(y)) => Buffer::<F>::zeroed(y.cols)?,
             _ => Buffer::zeroed(0)?,
         };
         for row in 0..self.rows() {
@@ -170,13 +173,6 @@ impl Data<'_> {
         }
         Ok(())
     }
-}
-
-fn buffer_for<F: Element>(source: &Source<'_>) -> Result<Buffer<F>>
-where
-    F: Plain,
-{
-    Buffer::zeroed(source.cols)
 }
 
 fn check_finite<F: Element>(values: &[F], name: &str, row: usize) -> Result<()> {

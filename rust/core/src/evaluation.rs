@@ -211,7 +211,9 @@ pub fn value_and_gradient<F: Element>(
             rows,
             &mut workspace.d_output,
         ),
-        Objective::External => monitor.loss(false, &workspace.output, all, &mut workspace.d_output)?,
+        Objective::External => {
+            monitor.loss(false, &workspace.output, all, &mut workspace.d_output)?
+        }
     };
     shared
         .read()

@@ -117,12 +117,12 @@ impl Loss {
         let refuse =
             |expected: &str| Err(Error::shape("loss", expected, format!("{outputs} outputs")));
         match self {
-            Self::Quantile { q } if outputs % q.len() != 0 => refuse(&format!(
+            Self::Quantile { q } if !outputs.is_multiple_of(q.len()) => refuse(&format!(
                 "a network whose number of outputs is a multiple of the {} quantiles",
                 q.len()
             )),
             Self::Quantile { q } => Ok(outputs / q.len()),
-            Self::GaussianNll if outputs % 2 != 0 => {
+            Self::GaussianNll if !outputs.is_multiple_of(2) => {
                 refuse("a network with an even number of outputs, [means | log-variances]")
             }
             Self::GaussianNll => Ok(outputs / 2),

@@ -1,7 +1,7 @@
 //! Elementary functions with the same bits on every machine.
 //!
 //! Each algorithm is written once for `f32` and `f64` and computes natively in that format, by
-//! operations that IEEE 754 specifies exactly: + − × ÷, fused multiply-add, comparison and
+//! operations that IEEE 754 specifies exactly: + − × ÷, fma multiply-add, comparison and
 //! selection, casts and shifts of bits. There are no branches, so a loop over a slice becomes
 //! vector code under whatever instruction set its caller is compiled for, with the same results.
 //!
@@ -24,13 +24,13 @@ pub trait Math:
     + 'static
 {
     /// 0.
-    const C0: Self;
+    const ZERO: Self;
     /// ½.
-    const C_HALF: Self;
+    const HALF: Self;
     /// 1.
-    const C1: Self;
+    const ONE: Self;
     /// 2.
-    const C2: Self;
+    const TWO: Self;
     /// ∞.
     const INFINITY: Self;
     /// −∞.
@@ -76,13 +76,13 @@ pub trait Math:
 
     /// self · a + b, rounded once.
     #[must_use]
-    fn fused(self, a: Self, b: Self) -> Self;
+    fn fma(self, a: Self, b: Self) -> Self;
     /// |self|.
     #[must_use]
-    fn without_sign(self) -> Self;
+    fn magnitude(self) -> Self;
     /// |self| with the sign bit of `sign`.
     #[must_use]
-    fn with_sign_of(self, sign: Self) -> Self;
+    fn signed_as(self, sign: Self) -> Self;
     /// 2^(n−1) for self = `ROUNDER` + n, if that is normal.
     #[must_use]
     fn half_power(self) -> Self;
@@ -98,10 +98,10 @@ pub trait Math:
 /// The operations of [`Math`] for one format, given its integer type of the same size.
 macro_rules! operations {
     ($float:ident, $bits:ident) => {
-        const C0: $float = 0.0;
-        const C_HALF: $float = 0.5;
-        const C1: $float = 1.0;
-        const C2: $float = 2.0;
+        const ZERO: $float = 0.0;
+        const HALF: $float = 0.5;
+        const ONE: $float = 1.0;
+        const TWO: $float = 2.0;
         const INFINITY: $float = $float::INFINITY;
         const NEG_INFINITY: $float = $float::NEG_INFINITY;
         const NAN: $float =
@@ -117,17 +117,17 @@ macro_rules! operations {
         const EXPM1_TINY: $float = $float::EPSILON / 4.0;
 
         #[inline(always)]
-        fn fused(self, a: $float, b: $float) -> $float {
+        fn fma(self, a: $float, b: $float) -> $float {
             self.mul_add(a, b)
         }
 
         #[inline(always)]
-        fn without_sign(self) -> $float {
+        fn magnitude(self) -> $float {
             self.abs()
         }
 
         #[inline(always)]
-        fn with_sign_of(self, sign: $float) -> $float {
+        fn signed_as(self, sign: $float) -> $float {
             self.copysign(sign)
         }
 
@@ -157,7 +157,7 @@ macro_rules! operations {
         fn exponent_and_mantissa(self) -> ($float, $float) {
             const MANTISSA: u32 = $float::MANTISSA_DIGITS - 1;
             const SQRT_HALF: $bits = core::$float::consts::FRAC_1_SQRT_2.to_bits();
-            const ONE: $bits = <$float as Math>::C1.to_bits();
+            const ONE: $bits = <$float as Math>::ONE.to_bits();
             const SHIFTER: $float = 1.0 / $float::EPSILON;
             // The exponent field of these bits is k + bias. SHIFTER's last place is worth 1.
             let bits = self.to_bits().wrapping_add(ONE - SQRT_HALF);
@@ -298,7 +298,7 @@ impl Math for f64 {
 fn polynomial<F: Math>(x: F, coefficients: &[F]) -> F {
     let mut sum = coefficients[0];
     for &c in &coefficients[1..] {
-        sum = sum.fused(x, c);
+        sum = sum.fma(x, c);
     }
     sum
 }
@@ -314,13 +314,13 @@ fn unless_nan<F: Math>(x: F, y: F) -> F {
 /// `ROUNDER` + n, and expm1(r) as a large and a small part.
 #[inline(always)]
 fn reduced_expm1<F: Math>(x: F, tail: F) -> (F, F, F) {
-    let shifted = x.fused(F::LOG2_E, F::ROUNDER);
+    let shifted = x.fma(F::LOG2_E, F::ROUNDER);
     let minus_n = F::ROUNDER - shifted;
     // Exact: x and n ln 2 are close.
-    let large = minus_n.fused(F::LN2_HI, x);
-    let low = minus_n.fused(F::LN2_LO, tail);
+    let large = minus_n.fma(F::LN2_HI, x);
+    let low = minus_n.fma(F::LN2_LO, tail);
     let r = large + low;
-    (shifted, large, (r * r).fused(polynomial(r, F::EXPM1), low))
+    (shifted, large, (r * r).fma(polynomial(r, F::EXPM1), low))
 }
 
 /// Returns y 2^n, rounded once when that is subnormal, for `shifted` = `ROUNDER` + n.
@@ -334,16 +334,16 @@ fn scale<F: Math>(y: F, shifted: F) -> F {
 #[inline(always)]
 fn exp_below<F: Math>(x: F) -> F {
     let x = if x > F::EXP_MIN { x } else { F::EXP_MIN };
-    let (shifted, large, small) = reduced_expm1(x, F::C0);
-    scale(F::C1 + (large + small), shifted)
+    let (shifted, large, small) = reduced_expm1(x, F::ZERO);
+    scale(F::ONE + (large + small), shifted)
 }
 
 /// Returns expm1(x) / 2 for `EXPM1_MIN` ≤ x ≤ `EXP_MAX`, `EXPM1_TINY` ≤ |x|.
 #[inline(always)]
 fn half_expm1<F: Math>(x: F) -> F {
-    let (shifted, large, small) = reduced_expm1(x, F::C0);
+    let (shifted, large, small) = reduced_expm1(x, F::ZERO);
     let power = shifted.half_power();
-    power.fused(small, power.fused(large, power - F::C_HALF))
+    power.fma(small, power.fma(large, power - F::HALF))
 }
 
 /// Returns e^x.
@@ -362,28 +362,21 @@ pub fn expm1<F: Math>(x: F) -> F {
     } else {
         F::EXPM1_MIN
     };
-    let y = F::C2 * half_expm1(bounded);
-    unless_nan(
-        x,
-        if x.without_sign() < F::EXPM1_TINY {
-            x
-        } else {
-            y
-        },
-    )
+    let y = F::TWO * half_expm1(bounded);
+    unless_nan(x, if x.magnitude() < F::EXPM1_TINY { x } else { y })
 }
 
 /// Returns k ln 2 + ln m + c for k, m as of [`Math::exponent_and_mantissa`] and a small c.
 #[inline(always)]
 fn ln_of_parts<F: Math>(k: F, m: F, c: F) -> F {
     // ln(1 + f) = 2s + s R = f − (f²/2 − s (f²/2 + R)) with s = f / (2 + f).
-    let f = m - F::C1;
-    let s = f / (F::C2 + f);
+    let f = m - F::ONE;
+    let s = f / (F::TWO + f);
     let z = s * s;
     let rest = z * polynomial(z, F::LN);
-    let half_square = F::C_HALF * f * f;
-    let low = s.fused(half_square + rest, k.fused(F::LN2_LO, c));
-    k.fused(F::LN2_HI, f - (half_square - low))
+    let half_square = F::HALF * f * f;
+    let low = s.fma(half_square + rest, k.fma(F::LN2_LO, c));
+    k.fma(F::LN2_HI, f - (half_square - low))
 }
 
 /// Returns the natural logarithm: −∞ at ±0, NaN below.
@@ -393,22 +386,22 @@ pub fn ln<F: Math>(x: F) -> F {
     let subnormal = x < F::MIN_POSITIVE;
     let (k, m) = if subnormal { x * factor } else { x }.exponent_and_mantissa();
     let k = if subnormal { k - exponent } else { k };
-    let y = ln_of_parts(k, m, F::C0);
-    let y = if x == F::C0 { F::NEG_INFINITY } else { y };
+    let y = ln_of_parts(k, m, F::ZERO);
+    let y = if x == F::ZERO { F::NEG_INFINITY } else { y };
     let y = if x == F::INFINITY { x } else { y };
-    if x >= F::C0 { y } else { F::NAN }
+    if x >= F::ZERO { y } else { F::NAN }
 }
 
 /// Returns ln(1 + x) for x ≥ 0, accurate near 0 too; NaN below.
 #[inline(always)]
 pub fn ln_1p<F: Math>(x: F) -> F {
-    let u = F::C1 + x;
+    let u = F::ONE + x;
     // ln(1 + x) = ln u + ln(1 + c) to first order in c = (1 + x − u) / u; x − (u − 1) is exact.
-    let c = (x - (u - F::C1)) / u;
+    let c = (x - (u - F::ONE)) / u;
     let (k, m) = u.exponent_and_mantissa();
     let y = ln_of_parts(k, m, c);
     let y = if x == F::INFINITY { x } else { y };
-    if x >= F::C0 { y } else { F::NAN }
+    if x >= F::ZERO { y } else { F::NAN }
 }
 
 /// Returns tanh x, in [−1, 1]. Keeps −0.0.
@@ -416,38 +409,38 @@ pub fn ln_1p<F: Math>(x: F) -> F {
 pub fn tanh<F: Math>(x: F) -> F {
     // tanh x = h / (1 + h) = h − h h / (1 + h) = 1 − 1 / (1 + h) with h = expm1(2x) / 2. What is
     // subtracted is the smaller part of the result, so that its rounding errors count for little.
-    let doubled = F::C2 * x.without_sign();
+    let doubled = F::TWO * x.magnitude();
     let h = half_expm1(if doubled < F::TANH_LIMIT {
         doubled
     } else {
         F::TANH_LIMIT
     });
-    let g = if h < F::C1 { h } else { F::C1 };
-    let y = (-g).fused(g / (F::C1 + h), g);
+    let g = if h < F::ONE { h } else { F::ONE };
+    let y = (-g).fma(g / (F::ONE + h), g);
     let y = if doubled < F::EXPM1_TINY { x } else { y };
-    unless_nan(x, y.with_sign_of(x))
+    unless_nan(x, y.signed_as(x))
 }
 
 /// Returns 1 / (1 + e^−x), in [0, 1].
 #[inline(always)]
 pub fn sigmoid<F: Math>(x: F) -> F {
     // e / (1 + e) = e − e e / (1 + e) for x < 0, and 1 / (1 + e) = 1 − e / (1 + e).
-    let e = exp_below(-x.without_sign());
-    let g = if x < F::C0 { e } else { F::C1 };
-    unless_nan(x, (-g).fused(e / (F::C1 + e), g))
+    let e = exp_below(-x.magnitude());
+    let g = if x < F::ZERO { e } else { F::ONE };
+    unless_nan(x, (-g).fma(e / (F::ONE + e), g))
 }
 
 /// Returns 1 − erf x = 2/√π ∫ₓ^∞ exp(−u²) du, in [0, 2], with relative accuracy for large x too.
 #[inline(always)]
 pub fn erfc<F: Math>(x: F) -> F {
-    let a = x.without_sign();
+    let a = x.magnitude();
     let a = if a < F::ERFC_LIMIT { a } else { F::ERFC_LIMIT };
-    let t = F::C1 / (F::ERFC_SHIFT + a);
-    let p = t * polynomial((a * t).fused(F::ERFC_SCALE, F::C1), F::ERFC);
+    let t = F::ONE / (F::ERFC_SHIFT + a);
+    let p = t * polynomial((a * t).fma(F::ERFC_SCALE, F::ONE), F::ERFC);
     // −a² = square + low exactly.
     let square = -(a * a);
-    let low = (-a).fused(a, -square);
+    let low = (-a).fma(a, -square);
     let (shifted, large, small) = reduced_expm1(square, low);
-    let y = scale((large + small).fused(p, p), shifted);
-    unless_nan(x, if x < F::C0 { F::C2 - y } else { y })
+    let y = scale((large + small).fma(p, p), shifted);
+    unless_nan(x, if x < F::ZERO { F::TWO - y } else { y })
 }

@@ -159,6 +159,7 @@ impl Panels {
     }
 
     /// Stored elements, padding included.
+    #[allow(clippy::len_without_is_empty, reason = "a shape is no container")]
     pub fn len<F: Element>(self) -> usize {
         if self.cols == 0 {
             return 0;
@@ -400,26 +401,6 @@ impl<'a> Source<'a> {
     #[inline]
     pub fn read<F: Element>(&self, row: usize, first: usize, out: &mut [F]) {
         assert!(row < self.rows && first + out.len() <= self.cols);
-        macro_rules! copy {
-            ($type:ty) => {
-                for (i, value) in out.iter_mut().enumerate() {
-                    let offset =
-                        row as isize * self.row_stride + (first + i) as isize * self.col_stride;
-                    // SAFETY: row and column were checked above; `new` promises the rest.
-                    let read =
-                        unsafe { self.start.offset(offset).cast::<$type>().read_unaligned() };
-                    *value = convert!(read, $type);
-                }
-            };
-        }
-        macro_rules! convert {
-            ($read:ident, f32) => {
-                F::of(f64::from($read))
-            };
-            ($read:ident, $type:ty) => {
-                F::of($read as f64)
-            };
-        }
         let item = size_of::<F>() as isize;
         let same = matches!(
             (self.kind, F::NAME),
@@ -435,16 +416,26 @@ impl<'a> Source<'a> {
             return;
         }
         match self.kind {
-            SourceType::F32 => copy!(f32),
-            SourceType::F64 => copy!(f64),
-            SourceType::I8 => copy!(i8),
-            SourceType::I16 => copy!(i16),
-            SourceType::I32 => copy!(i32),
-            SourceType::I64 => copy!(i64),
-            SourceType::U8 => copy!(u8),
-            SourceType::U16 => copy!(u16),
-            SourceType::U32 => copy!(u32),
-            SourceType::U64 => copy!(u64),
+            SourceType::F32 => self.convert(row, first, out, |v: f32| F::of(f64::from(v))),
+            SourceType::F64 => self.convert(row, first, out, |v: f64| F::of(v)),
+            SourceType::I8 => self.convert(row, first, out, |v: i8| F::of(f64::from(v))),
+            SourceType::I16 => self.convert(row, first, out, |v: i16| F::of(f64::from(v))),
+            SourceType::I32 => self.convert(row, first, out, |v: i32| F::of(f64::from(v))),
+            SourceType::I64 => self.convert(row, first, out, |v: i64| F::of(v as f64)),
+            SourceType::U8 => self.convert(row, first, out, |v: u8| F::of(f64::from(v))),
+            SourceType::U16 => self.convert(row, first, out, |v: u16| F::of(f64::from(v))),
+            SourceType::U32 => self.convert(row, first, out, |v: u32| F::of(f64::from(v))),
+            SourceType::U64 => self.convert(row, first, out, |v: u64| F::of(v as f64)),
+        }
+    }
+
+    /// Reads elements of type `T`, which must be that of `kind`; row and columns were checked.
+    #[inline(always)]
+    fn convert<T, F>(&self, row: usize, first: usize, out: &mut [F], convert: impl Fn(T) -> F) {
+        for (i, value) in out.iter_mut().enumerate() {
+            let offset = row as isize * self.row_stride + (first + i) as isize * self.col_stride;
+            // SAFETY: `read` has checked row and column; `new` promises the rest.
+            *value = convert(unsafe { self.start.offset(offset).cast::<T>().read_unaligned() });
         }
     }
 

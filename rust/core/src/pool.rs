@@ -168,6 +168,10 @@ impl Pool {
         self.start(helpers);
         // SAFETY: only the lifetime changes. Helpers use the task only while `open`, and this
         // function does not return (or unwind) before `open` is false and `active` is 0.
+        #[allow(
+            clippy::transmute_ptr_to_ptr,
+            reason = "a cast cannot extend the lifetime"
+        )]
         let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `open` is false and `active` was seen to be 0 when the previous call ended; a
         // helper reads `job` only after it has seen `open`, which is set below.

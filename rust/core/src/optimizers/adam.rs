@@ -140,7 +140,7 @@ fn one<F: Element>(
         None => *v,
         Some(v_max) => {
             // NaN in v must come through.
-            if !(*v <= *v_max) {
+            if *v > *v_max || v.nan() {
                 *v_max = *v;
             }
             *v_max

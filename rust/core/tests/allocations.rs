@@ -1,0 +1,117 @@
+//! After the first step a training step allocates nothing.
+
+#![allow(unsafe_code, reason = "a counting allocator")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ranvier_core::activation::Activation;
+use ranvier_core::data::{Data, Objective, Targets};
+use ranvier_core::element::Element;
+use ranvier_core::error::Result;
+use ranvier_core::evaluation::{Monitor, Shared};
+use ranvier_core::init::Initializer;
+use ranvier_core::loss::Loss;
+use ranvier_core::matrix::{Rows, Source};
+use ranvier_core::network::{AnyActivation, Layer, Network};
+use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
+use ranvier_core::trainer::{FitPlan, Trainer};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: delegates to the system's allocator; counting does not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: forwarded.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: forwarded.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Nobody;
+
+impl<F: Element> Monitor<F> for Nobody {
+    fn tick(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn loss(&mut self, _: bool, _: &[F], _: Rows<'_>, _: &mut [F]) -> Result<f64> {
+        Ok(0.0)
+    }
+}
+
+fn dense(units: usize, activation: Activation) -> Layer {
+    Layer::Dense {
+        units,
+        activation: AnyActivation::Elementwise(activation),
+        use_bias: true,
+        weight_init: Initializer::Auto,
+        bias_init: Initializer::Constant(0.0),
+    }
+}
+
+/// Allocations of a fit of so many epochs by a trainer that is warm.
+fn allocations(epochs: u64) -> usize {
+    let layers = [
+        dense(70, Activation::Tanh),
+        Layer::BatchNorm {
+            momentum: 0.1,
+            eps: 1e-5,
+        },
+        Layer::Dropout { rate: 0.5 },
+        Layer::LayerNorm { eps: 1e-5 },
+        dense(3, Activation::Identity),
+    ];
+    let shared = Shared::new(Network::<f32>::new(&layers, 20, 1).unwrap());
+    let optimizer = Optimizer {
+        rule: Rule::Adam(Adam {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            amsgrad: true,
+            weight_decay: 0.0,
+            decoupled: false,
+            dialect: Dialect::Torch,
+        }),
+        clip: Clip::Norm(1.0),
+    };
+    let mut trainer = Trainer::new(&shared.read(), optimizer, 1).unwrap();
+    let x: Vec<f32> = (0..130 * 20).map(|i| (i % 17) as f32 - 8.0).collect();
+    let y: Vec<f32> = (0..130).map(|i| (i % 3) as f32).collect();
+    let loss = Loss::CrossEntropy {
+        label_smoothing: 0.1,
+    };
+    let plan = |epochs| FitPlan {
+        data: Data {
+            x: Source::from_slice(&x, 130, 20),
+            targets: Some(Targets::Labels(Source::from_slice(&y, 130, 1))),
+            weights: None,
+            validation: false,
+        },
+        validation: None,
+        objective: Objective::Core(&loss),
+        epochs,
+        batch_size: 32,
+        shuffle: true,
+    };
+    trainer.fit(&shared, plan(1), &mut Nobody).unwrap();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    trainer.fit(&shared, plan(epochs), &mut Nobody).unwrap();
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    assert_eq!(allocations(1), allocations(40));
+}
