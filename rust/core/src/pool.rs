@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 
 /// Work (multiply-adds) below which a call stays on the calling thread: waking a sleeping helper costs
 /// tens of microseconds.
-const PARALLEL_WORK: usize = 1 << 18;
+const PARALLEL_WORK: usize = 1 << 20;
 /// Turns a helper spins before it sleeps.
 const SPINS: usize = 1 << 14;
 
@@ -160,6 +160,10 @@ impl Pool {
         }
     }
 
+    #[allow(
+        clippy::transmute_ptr_to_ptr,
+        reason = "a cast cannot extend a lifetime"
+    )]
     /// False when the pool is serving another thread's call: then the caller works alone.
     fn run(&'static self, helpers: usize, tasks: usize, task: &Task<'_>) -> bool {
         let Ok(turn) = self.turn.try_lock() else {
@@ -168,10 +172,6 @@ impl Pool {
         self.start(helpers);
         // SAFETY: only the lifetime changes. Helpers use the task only while `open`, and this
         // function does not return (or unwind) before `open` is false and `active` is 0.
-        #[allow(
-            clippy::transmute_ptr_to_ptr,
-            reason = "a cast cannot extend the lifetime"
-        )]
         let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `open` is false and `active` was seen to be 0 when the previous call ended; a
         // helper reads `job` only after it has seen `open`, which is set below.
