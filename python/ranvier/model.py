@@ -89,6 +89,11 @@ class Sequential:
         self._network = _core.Network(specs, input_size, self._seed, self._dtype.name)
         self._input_size = input_size
 
+    def _forget(self) -> None:
+        """Back to not knowing the number of input features."""
+        self._network = None
+        self._input_size = None
+
     def _require(self) -> _core.Network:
         if self._network is None:
             raise NotFittedError(

@@ -165,29 +165,36 @@ class Trainer:
         if validation_data is not None:
             validation, source = self._validation(validation_data)
             sources.append(source)
-        if self._model.input_size is None:
+        built_here = self._model.input_size is None
+        if built_here:
             if x.shape[1] == 0:
                 raise ShapeError(f"X: expected at least one feature (column), got shape {x.shape}")
             self._model._build(x.shape[1])
         network = self._model._require()
-        rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
-        loss = core_loss(self._loss, self._model, rows, sources)
-        if self._core is None:
-            self._core = _core.Trainer(network, self._optimizer._spec(), self._seed)
-        plan = {
-            "data": arrays,
-            "validation": validation,
-            "loss": loss,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "shuffle": bool(shuffle),
-            "on_step": self._step_hook(hooks),
-            "on_epoch": self._epoch_hook(hooks),
-        }
-        for hook in hooks:
-            hook.on_train_begin(self)
         try:
+            rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
+            loss = core_loss(self._loss, self._model, rows, sources)
+            if self._core is None:
+                self._core = _core.Trainer(network, self._optimizer._spec(), self._seed)
+            plan = {
+                "data": arrays,
+                "validation": validation,
+                "loss": loss,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "shuffle": bool(shuffle),
+                "on_step": self._step_hook(hooks),
+                "on_epoch": self._epoch_hook(hooks),
+            }
+            for hook in hooks:
+                hook.on_train_begin(self)
             self._core.fit(plan)
+        except BaseException:
+            if built_here and self._counters() == (0, 0):
+                # A refused call leaves everything as it was.
+                self._model._forget()
+                self._core = None
+            raise
         finally:
             for hook in hooks:
                 hook.on_train_end(self)
