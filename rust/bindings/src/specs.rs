@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
-use ranvier_core::network::{AnyActivation, Layer};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
+use ranvier_core::plan::{AnyActivation, Layer};
 
 /// (name, parameter)
 type ActivationSpec = (String, Option<f64>);

@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use crate::data::{BatchTargets, Data, Objective};
 use crate::element::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels, Rows, Source};
 use crate::network::{Network, Pass};
+
+/// How often the monitor is asked.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// Rows that go through the network together in evaluation. A row's result does not depend on it.
 const ROWS: usize = 256;
@@ -75,6 +79,47 @@ pub trait Monitor<F: Element> {
     }
 }
 
+/// Says when a tick is due without reading the time at every step of a tiny network.
+pub(crate) struct Clock {
+    last: Instant,
+    checked: Instant,
+    stride: u32,
+    left: u32,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            last: now,
+            checked: now,
+            stride: 1,
+            left: 1,
+        }
+    }
+
+    pub(crate) fn due(&mut self) -> bool {
+        self.left -= 1;
+        if self.left > 0 {
+            return false;
+        }
+        let now = Instant::now();
+        let since = now - self.checked;
+        self.checked = now;
+        if since < TICK / 16 {
+            self.stride = (self.stride * 2).min(1 << 12);
+        } else if since > TICK / 8 {
+            self.stride = (self.stride / 2).max(1);
+        }
+        self.left = self.stride;
+        let due = now - self.last >= TICK;
+        if due {
+            self.last = now;
+        }
+        due
+    }
+}
+
 /// Figures of one epoch.
 #[derive(Debug, Clone, Copy)]
 pub struct EpochReport {
@@ -95,7 +140,7 @@ pub struct Report {
     pub accuracy: Option<f64>,
 }
 
-/// Writes the raw outputs for every row of `x` to `out`, row-major.
+/// Writes the raw outputs for every row of `x` to `out`, row-major. All rows see one state of the network.
 pub fn predict<F: Element>(
     shared: &Shared<F>,
     x: &Source<'_>,
@@ -103,19 +148,36 @@ pub fn predict<F: Element>(
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
     let outputs = shared.read().outputs;
-    let chunk = ROWS.min(x.rows);
-    let mut workspace = shared.read().workspace(chunk, false, false)?;
-    for (number, out) in out.chunks_mut(ROWS * outputs).enumerate() {
-        let count = out.len() / outputs;
-        let rows = Rows::Range {
-            first: number * ROWS,
-            count,
+    let mut workspace = shared.read().workspace(ROWS.min(x.rows), false, false)?;
+    let mut copy: Option<Network<F>> = None;
+    let mut version = None;
+    let mut clock = Clock::new();
+    let mut first = 0;
+    while first < x.rows {
+        let guard = copy.is_none().then(|| shared.read());
+        let Some(network) = copy.as_ref().or(guard.as_deref()) else {
+            break;
         };
-        x.gather(rows, workspace.input());
-        shared
-            .read()
-            .forward(&mut workspace, count, Pass::EVALUATION);
-        out.copy_from_slice(&workspace.output[..out.len()]);
+        if version.is_some_and(|seen| seen != network.version) {
+            // The network was trained while the lock was free: start over, on a copy.
+            let fresh = network.duplicate()?;
+            drop(guard);
+            (version, copy, first) = (Some(fresh.version), Some(fresh), 0);
+            continue;
+        }
+        version = Some(network.version);
+        while first < x.rows {
+            let count = ROWS.min(x.rows - first);
+            x.gather(Rows::Range { first, count }, workspace.input());
+            network.forward(&mut workspace, count, Pass::EVALUATION);
+            let len = count * outputs;
+            out[first * outputs..][..len].copy_from_slice(&workspace.output[..len]);
+            first += count;
+            if clock.due() {
+                break;
+            }
+        }
+        drop(guard);
         tick()?;
     }
     Ok(())
@@ -184,13 +246,18 @@ pub fn value_and_gradient<F: Element>(
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Gradient<F>> {
     let rows = data.rows();
-    let mut workspace = shared.read().workspace(rows, true, true)?;
-    let mut targets = BatchTargets::new(data, rows)?;
-    let (len, inputs) = {
-        let network = shared.read();
-        (network.parameters.len(), network.inputs)
+    // A loss outside the core may use the network: it runs with no lock held, on a copy.
+    let copy = match objective {
+        Objective::Core(_) => None,
+        Objective::External => Some(shared.read().duplicate()?),
     };
-    let mut parameters = Buffer::zeroed(len)?;
+    let guard = copy.is_none().then(|| shared.read());
+    let network = copy.as_ref().or(guard.as_deref());
+    let network = network.ok_or(Error::Interrupted)?;
+    let inputs = network.inputs;
+    let mut workspace = network.workspace(rows, true, true)?;
+    let mut targets = BatchTargets::new(data, rows)?;
+    let mut parameters = Buffer::zeroed(network.parameters.len())?;
     let mut input = Buffer::zeroed(rows * inputs)?;
     let all = Rows::Range {
         first: 0,
@@ -202,7 +269,7 @@ pub fn value_and_gradient<F: Element>(
         weights: targets.weights(rows),
         ..mode
     };
-    shared.read().forward(&mut workspace, rows, pass);
+    network.forward(&mut workspace, rows, pass);
     let value = match objective {
         Objective::Core(loss) => loss.value_and_gradient(
             &workspace.output,
@@ -215,9 +282,7 @@ pub fn value_and_gradient<F: Element>(
             monitor.loss(false, &workspace.output, all, &mut workspace.d_output)?
         }
     };
-    shared
-        .read()
-        .backward(&mut workspace, rows, pass, &mut parameters);
+    network.backward(&mut workspace, rows, pass, &mut parameters);
     Panels::new(rows, inputs).unpack(workspace.d_input(), &mut input);
     Ok(Gradient {
         value,

@@ -28,6 +28,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod network;
 pub mod optimizers;
+pub mod plan;
 pub mod pool;
 pub mod rng;
 pub mod simd;

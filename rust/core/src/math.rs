@@ -364,14 +364,7 @@ pub fn expm1<F: Math>(x: F) -> F {
         F::EXPM1_MIN
     };
     let y = F::TWO * half_expm1(bounded);
-    unless_nan(
-        x,
-        if x.magnitude() < F::EXPM1_TINY {
-            x
-        } else {
-            y
-        },
-    )
+    unless_nan(x, if x.magnitude() < F::EXPM1_TINY { x } else { y })
 }
 
 /// Returns k ln 2 + ln m + c for k, m as of [`Math::exponent_and_mantissa`] and a small c.

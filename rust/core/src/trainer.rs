@@ -1,19 +1,16 @@
 //! The epoch loop: shuffle, gather, step, evaluate, stop.
 
 use std::sync::RwLockWriteGuard;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::data::{BatchTargets, Data, Objective};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::evaluation::{EpochReport, Monitor, Shared, evaluate};
+use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
 use crate::matrix::{Buffer, Rows};
 use crate::network::{Network, Pass, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::rng::{identity_order, shuffle};
-
-/// How often the monitor is asked.
-const TICK: Duration = Duration::from_millis(50);
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
@@ -289,49 +286,8 @@ fn let_others_in<'a, F: Element>(
     if shared.wanted() {
         *guard = None;
         let begun = Instant::now();
-        while shared.wanted() && begun.elapsed() < TICK {
+        while shared.wanted() && begun.elapsed() < TICK / 50 {
             std::thread::yield_now();
         }
-    }
-}
-
-/// Says when a tick is due without reading the time at every step of a tiny network.
-struct Clock {
-    last: Instant,
-    checked: Instant,
-    stride: u32,
-    left: u32,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            last: now,
-            checked: now,
-            stride: 1,
-            left: 1,
-        }
-    }
-
-    fn due(&mut self) -> bool {
-        self.left -= 1;
-        if self.left > 0 {
-            return false;
-        }
-        let now = Instant::now();
-        let since = now - self.checked;
-        self.checked = now;
-        if since < TICK / 16 {
-            self.stride = (self.stride * 2).min(1 << 12);
-        } else if since > TICK / 8 {
-            self.stride = (self.stride / 2).max(1);
-        }
-        self.left = self.stride;
-        let due = now - self.last >= TICK;
-        if due {
-            self.last = now;
-        }
-        due
     }
 }

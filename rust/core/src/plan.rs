@@ -1,0 +1,389 @@
+//! From layers as the user describes them to the plan of a network: which nodes run, and where each
+//! parameter lies in the flat vector.
+
+use crate::activation::Activation;
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::init::{Fans, Initializer};
+use crate::matrix::Panels;
+use crate::rng::Purpose;
+
+/// An activation as a layer names it: elementwise, or one of the two that are layers of their own.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AnyActivation {
+    Elementwise(Activation),
+    /// One learned slope for the layer, from this start.
+    PRelu {
+        slope: f64,
+    },
+    Softmax,
+}
+
+impl AnyActivation {
+    /// The activation with this name; see [`Activation::parse`].
+    pub fn parse(name: &str, parameter: Option<f64>) -> Result<Self> {
+        if let Some(value) = parameter.filter(|value| !value.is_finite()) {
+            return Err(Error::argument(
+                "activation",
+                "a finite parameter",
+                format!("{name} with {value}"),
+            ));
+        }
+        match name {
+            "prelu" => Ok(Self::PRelu {
+                slope: parameter.unwrap_or(0.25),
+            }),
+            "softmax" => Ok(Self::Softmax),
+            _ => Activation::parse(name, parameter).map(Self::Elementwise),
+        }
+    }
+
+    fn relu_like(self) -> bool {
+        match self {
+            Self::Elementwise(activation) => activation.relu_like(),
+            Self::PRelu { .. } => true,
+            Self::Softmax => false,
+        }
+    }
+}
+
+/// A layer as the user describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layer {
+    Dense {
+        units: usize,
+        activation: AnyActivation,
+        use_bias: bool,
+        weight_init: Initializer,
+        bias_init: Initializer,
+    },
+    Activation(AnyActivation),
+    Dropout {
+        rate: f64,
+    },
+    LayerNorm {
+        eps: f64,
+    },
+    BatchNorm {
+        momentum: f64,
+        eps: f64,
+    },
+    Softmax,
+}
+
+/// A parameter's place in a flat vector.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Ranvier's name: layer number and role, "0.weight".
+    pub name: String,
+    /// Shape as the outside sees it: (in, out), (n,) or ().
+    pub dims: Vec<usize>,
+    /// Shape in storage.
+    pub panels: Panels,
+    pub offset: usize,
+}
+
+impl Slot {
+    pub(crate) fn range<F: Element>(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.panels.len::<F>()
+    }
+}
+
+/// What a node computes. Indices point into the parameter slots or, for running statistics, state slots.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Op {
+    Dense {
+        weight: usize,
+        bias: Option<usize>,
+        activation: Activation,
+    },
+    Pointwise(Activation),
+    PRelu {
+        slope: usize,
+    },
+    Dropout {
+        rate: f64,
+        layer: usize,
+    },
+    LayerNorm {
+        eps: f64,
+        weight: usize,
+    },
+    BatchNorm {
+        momentum: f64,
+        eps: f64,
+        weight: usize,
+        mean: usize,
+    },
+    Softmax,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Node {
+    pub(crate) op: Op,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+impl Node {
+    /// Whether the forward pass leaves the derivative for the layer behind to multiply.
+    pub(crate) fn gated(&self) -> bool {
+        match self.op {
+            Op::Dense { activation, .. } => activation != Activation::Identity,
+            Op::Pointwise(_) | Op::Dropout { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Elements of per-batch statistics that forward leaves for backward.
+    pub(crate) fn statistics<F: Element>(&self, rows: usize) -> usize {
+        match self.op {
+            Op::LayerNorm { .. } => 2 * rows,
+            Op::BatchNorm { .. } => 3 * Panels::new(1, self.outputs).len::<F>(),
+            _ => 0,
+        }
+    }
+}
+
+/// How a parameter gets its first values.
+pub(crate) struct Fill {
+    pub(crate) initializer: Initializer,
+    pub(crate) purpose: Purpose,
+    pub(crate) layer: usize,
+    pub(crate) fans: Fans,
+}
+
+/// One flat vector in the making.
+#[derive(Default)]
+pub(crate) struct Layout {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) len: usize,
+}
+
+impl Layout {
+    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>) -> usize {
+        let panels = match dims[..] {
+            [rows, cols] => Panels::new(rows, cols),
+            [cols] => Panels::new(1, cols),
+            _ => Panels::new(1, 1),
+        };
+        let offset = self.len;
+        self.len = self.len.saturating_add(panels.len::<F>());
+        self.slots.push(Slot {
+            name,
+            dims,
+            panels,
+            offset,
+        });
+        self.slots.len() - 1
+    }
+}
+
+/// A network in the making.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) outputs: usize,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) parameters: Layout,
+    pub(crate) state: Layout,
+    pub(crate) fills: Vec<(Fill, usize)>,
+    pub(crate) state_fills: Vec<(usize, f64)>,
+}
+
+impl Plan {
+    /// The plan of `layers` for rows of `inputs` features.
+    pub(crate) fn of<F: Element>(layers: &[Layer], inputs: usize) -> Result<Self> {
+        check_sizes(layers, inputs)?;
+        let mut plan = Self {
+            outputs: inputs,
+            ..Self::default()
+        };
+        for (number, layer) in layers.iter().enumerate() {
+            plan.outputs = plan.add::<F>(number, layer, plan.outputs);
+        }
+        Ok(plan)
+    }
+
+    /// Adds the nodes of `layer`; returns its width.
+    fn add<F: Element>(&mut self, number: usize, layer: &Layer, width: usize) -> usize {
+        let outputs = match layer {
+            Layer::Dense { units, .. } => *units,
+            _ => width,
+        };
+        let node = |op| Node {
+            op,
+            inputs: width,
+            outputs,
+        };
+        match layer {
+            Layer::Dense {
+                activation,
+                use_bias,
+                weight_init,
+                bias_init,
+                ..
+            } => {
+                let weight_init = match weight_init {
+                    Initializer::Auto if activation.relu_like() => Initializer::HeUniform,
+                    other => *other,
+                };
+                let fans = Fans {
+                    inputs: width,
+                    outputs,
+                };
+                let weight = self.parameter::<F>(
+                    format!("{number}.weight"),
+                    vec![width, outputs],
+                    Fill {
+                        initializer: weight_init,
+                        purpose: Purpose::Weight,
+                        layer: number,
+                        fans,
+                    },
+                );
+                let bias = use_bias.then(|| {
+                    let fill = Fill {
+                        initializer: *bias_init,
+                        purpose: Purpose::Bias,
+                        layer: number,
+                        fans,
+                    };
+                    self.parameter::<F>(format!("{number}.bias"), vec![outputs], fill)
+                });
+                let elementwise = match activation {
+                    AnyActivation::Elementwise(activation) => *activation,
+                    _ => Activation::Identity,
+                };
+                self.nodes.push(node(Op::Dense {
+                    weight,
+                    bias,
+                    activation: elementwise,
+                }));
+                if !matches!(activation, AnyActivation::Elementwise(_)) {
+                    self.activation::<F>(number, *activation, outputs);
+                }
+            }
+            Layer::Activation(activation) => self.activation::<F>(number, *activation, width),
+            Layer::Dropout { rate } => self.nodes.push(node(Op::Dropout {
+                rate: *rate,
+                layer: number,
+            })),
+            Layer::LayerNorm { eps } => {
+                let weight = self.affine::<F>(number, width);
+                self.nodes.push(node(Op::LayerNorm { eps: *eps, weight }));
+            }
+            Layer::BatchNorm { momentum, eps } => {
+                let weight = self.affine::<F>(number, width);
+                let mean = self
+                    .state
+                    .add::<F>(format!("{number}.running_mean"), vec![width]);
+                let var = self
+                    .state
+                    .add::<F>(format!("{number}.running_var"), vec![width]);
+                self.state_fills.push((var, 1.0));
+                self.nodes.push(node(Op::BatchNorm {
+                    momentum: *momentum,
+                    eps: *eps,
+                    weight,
+                    mean,
+                }));
+            }
+            Layer::Softmax => self.nodes.push(node(Op::Softmax)),
+        }
+        outputs
+    }
+
+    fn activation<F: Element>(&mut self, number: usize, activation: AnyActivation, width: usize) {
+        let op = match activation {
+            AnyActivation::Elementwise(activation) => Op::Pointwise(activation),
+            AnyActivation::Softmax => Op::Softmax,
+            AnyActivation::PRelu { slope } => Op::PRelu {
+                slope: self.constant::<F>(format!("{number}.slope"), vec![], slope),
+            },
+        };
+        self.nodes.push(Node {
+            op,
+            inputs: width,
+            outputs: width,
+        });
+    }
+
+    /// Weight 1 and bias 0 of a normalisation, in consecutive slots; returns the weight's.
+    fn affine<F: Element>(&mut self, number: usize, width: usize) -> usize {
+        let weight = self.constant::<F>(format!("{number}.weight"), vec![width], 1.0);
+        self.constant::<F>(format!("{number}.bias"), vec![width], 0.0);
+        weight
+    }
+
+    fn constant<F: Element>(&mut self, name: String, dims: Vec<usize>, value: f64) -> usize {
+        let fill = Fill {
+            initializer: Initializer::Constant(value),
+            purpose: Purpose::Weight,
+            layer: 0,
+            fans: Fans {
+                inputs: 1,
+                outputs: 1,
+            },
+        };
+        self.parameter::<F>(name, dims, fill)
+    }
+
+    fn parameter<F: Element>(&mut self, name: String, dims: Vec<usize>, fill: Fill) -> usize {
+        let slot = self.parameters.add::<F>(name, dims);
+        self.fills.push((fill, slot));
+        slot
+    }
+}
+
+/// Refuses widths that make no network or whose matrices no machine could address.
+fn check_sizes(layers: &[Layer], inputs: usize) -> Result<()> {
+    const LIMIT: usize = 1 << 31;
+    if layers.is_empty() {
+        return Err(Error::argument("layers", "at least one layer", "none"));
+    }
+    if layers.len() > 1 << 16 {
+        return Err(Error::argument(
+            "layers",
+            "at most 65536 layers",
+            layers.len(),
+        ));
+    }
+    if inputs == 0 || inputs > LIMIT {
+        return Err(Error::argument(
+            "input_size",
+            "a positive number of features up to 2^31",
+            inputs,
+        ));
+    }
+    for layer in layers {
+        let fault = match layer {
+            Layer::Dense { units, .. } if *units == 0 || *units > LIMIT => {
+                Some(("units", "a positive number up to 2^31", units.to_string()))
+            }
+            Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
+                Some(("rate", "a number in [0, 1)", rate.to_string()))
+            }
+            Layer::LayerNorm { eps } | Layer::BatchNorm { eps, .. }
+                if !(*eps > 0.0 && eps.is_finite()) =>
+            {
+                Some(("eps", "a positive number", eps.to_string()))
+            }
+            Layer::BatchNorm { momentum, .. } if !(*momentum > 0.0 && *momentum <= 1.0) => {
+                Some(("momentum", "a number in (0, 1]", momentum.to_string()))
+            }
+            Layer::Dense {
+                bias_init: Initializer::Orthogonal { .. },
+                ..
+            } => Some((
+                "bias_init",
+                "an initializer of vectors",
+                "orthogonal".to_owned(),
+            )),
+            _ => None,
+        };
+        if let Some((argument, expected, got)) = fault {
+            return Err(Error::argument(argument, expected, got));
+        }
+    }
+    Ok(())
+}
