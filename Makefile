@@ -17,7 +17,7 @@ demo: ## install and run the main job
 	pip install . && ranvier demo
 
 ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes)
-	cargo run --release -p ranvier-core --example ulp
+	RUSTFLAGS="-C target-feature=+fma,+avx2" cargo run --release -p ranvier-core --example ulp --target-dir target/ulp
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

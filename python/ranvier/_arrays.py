@@ -134,6 +134,13 @@ def real(
     return number
 
 
+def boolean(value: Any, name: str) -> bool:
+    """`value` as a bool; numbers and strings are refused."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise DTypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def seed(value: int | None, name: str = "seed") -> int:
     """A seed; None draws one from the system."""
     if value is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from ._arrays import real
+from ._arrays import boolean, real
 from .errors import ArgumentError, DTypeError
 
 __all__ = [
@@ -77,6 +77,9 @@ class TorchDefault(Initializer):
 @dataclass(frozen=True)
 class _Normal(Initializer):
     truncated: bool = False
+
+    def __post_init__(self) -> None:
+        boolean(self.truncated, "truncated")
 
     def _spec(self) -> tuple[str, float | None, bool]:
         return self.name, None, bool(self.truncated)

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from . import activations, initializers
-from ._arrays import integer, real
+from ._arrays import boolean, integer, real
 from .activations import ActivationLike
 from .errors import ArgumentError
 from .initializers import InitializerLike
@@ -81,7 +81,7 @@ class Dense(Layer):
             "kind": "dense",
             "units": int(self.units),
             "activation": activations.spec(self.activation),
-            "use_bias": bool(self.use_bias),
+            "use_bias": boolean(self.use_bias, "use_bias"),
             "weight_init": initializers.spec(self.weight_init, "weight_init"),
             "bias_init": initializers.spec(self.bias_init, "bias_init"),
         }

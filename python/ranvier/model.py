@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, empty, features, integer, numeric
+from ._arrays import Array, boolean, empty, features, integer, numeric
 from ._arrays import seed as checked_seed
 from .errors import ArgumentError, DTypeError, NotFittedError, ShapeError
 from .layers import Layer
@@ -275,7 +275,7 @@ class Sequential:
         value = network.value_and_gradient(
             arrays,
             spec,
-            bool(training),
+            boolean(training, "training"),
             self._seed,
             integer(step, "step", least=0),
             [np.atleast_1d(gradient) for gradient in gradients.values()],

@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from . import _core
-from ._arrays import numeric, real
+from ._arrays import boolean, numeric, real
 from .errors import ArgumentError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class SGD(Optimizer):
         options = super()._resolved() | {"kind": "sgd"}
         real(options["momentum"], "momentum", least=0.0, most=1.0, open_most=True)
         real(options["dampening"], "dampening", least=0.0, most=1.0)
+        boolean(options["nesterov"], "nesterov")
         return options
 
 
@@ -225,6 +226,7 @@ class Adam(Optimizer):
         options = super()._resolved() | {"kind": "adam", "decoupled": self.dialect == "keras"}
         real(options["beta1"], "beta1", least=0.0, most=1.0, open_most=True)
         real(options["beta2"], "beta2", least=0.0, most=1.0, open_most=True)
+        boolean(options["amsgrad"], "amsgrad")
         # Below this the float32 value would be 0, and 0/0 the step of an idle parameter.
         real(options["eps"], "eps", least=1e-30)
         return options

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import Array, features, integer
+from ._arrays import Array, boolean, features, integer
 from ._arrays import seed as checked_seed
 from .callbacks import Callback
 from .errors import DTypeError, ShapeError
@@ -157,6 +157,7 @@ class Trainer:
         """
         epochs = integer(epochs, "epochs", least=1)
         batch_size = integer(batch_size, "batch_size", least=1)
+        shuffle = boolean(shuffle, "shuffle")
         hooks = _checked_callbacks(callbacks)
         x = features(X, self._model.dtype)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
@@ -182,7 +183,7 @@ class Trainer:
                 "loss": loss,
                 "epochs": epochs,
                 "batch_size": batch_size,
-                "shuffle": bool(shuffle),
+                "shuffle": shuffle,
                 "on_step": self._step_hook(hooks),
                 "on_epoch": self._epoch_hook(hooks),
             }

@@ -4,10 +4,10 @@ Run in any environment that has mpmath, and paste what it prints over the tables
 
     python coefficients.py
 
-Every polynomial interpolates its function at Chebyshev nodes in 60 digits, which comes within a
-small factor of the best polynomial of that degree; each coefficient is then rounded once to the
-format. The comment over a table is the largest error, relative to the function computed, that the
-rounded polynomial makes when it is itself evaluated without rounding.
+Every polynomial interpolates its function at Chebyshev nodes, in 60 digits, which comes within a
+small factor of the best polynomial of that degree. Its coefficients are rounded to the format and
+then moved by single places for as long as that makes it better. The comment over a table is the
+largest error of the polynomial, relative to the elementary function, when it is evaluated exactly.
 """
 
 import struct
@@ -20,15 +20,15 @@ mp.dps = 60
 Function = Callable[[mpf], mpf]
 
 FORMATS = ("f32", "f64")
-# Halfway between two neighbours ln 2 apart, and a little more: `round` may miss by an ulp.
+# Half of ln 2, and a little more: x / ln 2 is rounded before the nearest integer is taken.
 EXP_REACH = mp.log(2) / 2 * (1 + mpf(2) ** -10)
 # The square of s = f / (2 + f) at the ends 1 + f = sqrt(2) and sqrt(1/2).
 LN_REACH = (mp.sqrt(2) - 1) ** 4 * (1 + mpf(2) ** -10)
 # Where erfc has fallen below half the least subnormal number.
 ERFC_LIMIT = {"f32": mpf("10.1"), "f64": mpf("27.3")}
-# a in t = 1 / (a + x). Near 3 the polynomial is shortest, near 1 rounding does least harm.
+# a in t = 1 / (a + x): chosen by trial for short polynomials and small errors of rounding.
 ERFC_SHIFT = {"f32": mpf("1.875"), "f64": mpf(2)}
-# Numbers of coefficients: the error of each stays below a tenth of an ulp.
+# Numbers of coefficients: with them the errors of rounding prevail.
 EXPM1_TERMS = {"f32": 5, "f64": 10}
 LN_TERMS = {"f32": 3, "f64": 7}
 ERFC_TERMS = {"f32": 11, "f64": 25}

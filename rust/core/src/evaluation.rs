@@ -195,6 +195,7 @@ pub fn evaluate<F: Element>(
     let outputs = shared.read().outputs;
     let mut targets = BatchTargets::new(data, chunk)?;
     let mut d_output = Buffer::<F>::zeroed(chunk * outputs)?;
+    let classifies = matches!(objective, Objective::Core(loss) if loss.classifies());
     let (mut loss_sum, mut correct, mut whole) = (0.0, 0.0, 0.0);
     for first in (0..data.rows()).step_by(ROWS) {
         let count = ROWS.min(data.rows() - first);
@@ -211,7 +212,9 @@ pub fn evaluate<F: Element>(
             let d_output = &mut d_output[..count * outputs];
             let value = match objective {
                 Objective::Core(loss) => {
-                    correct += loss.correct(output, target, weights, count);
+                    if classifies {
+                        correct += loss.correct(output, target, weights, count);
+                    }
                     loss.value_and_gradient(output, target, weights, count, d_output)
                 }
                 Objective::External => monitor.loss(data.validation, output, rows, d_output)?,
@@ -221,7 +224,6 @@ pub fn evaluate<F: Element>(
         }
         monitor.tick()?;
     }
-    let classifies = matches!(objective, Objective::Core(loss) if loss.classifies());
     Ok(Report {
         loss: loss_sum / whole,
         accuracy: classifies.then(|| correct / whole),

@@ -1,14 +1,17 @@
 //! Elementary functions with the same bits on every machine.
 //!
 //! Each algorithm is written once for `f32` and `f64` and computes natively in that format, by
-//! operations that IEEE 754 specifies exactly: + − × ÷, fma multiply-add, comparison and
+//! operations that IEEE 754 specifies exactly: + − × ÷, fused multiply-add, comparison and
 //! selection, casts and shifts of bits. There are no branches, so a loop over a slice becomes
 //! vector code under whatever instruction set its caller is compiled for, with the same results.
 //!
 //! A NaN argument gives the one quiet NaN, [`Math::NAN`], and so does an argument outside the
-//! domain. Results stay in the mathematical range of their function. Subnormal arguments and
-//! results are exact to the same bounds. The bounds are errors in units in the last place of the
-//! true value: for `f32` over all arguments, for `f64` over samples (`examples/ulp.rs`).
+//! domain. Results stay in the mathematical range of their function. Overflow gives ∞, underflow
+//! is gradual.
+//!
+//! Errors are stated in units in the last place of the true value, subnormal values included, and
+//! are the largest measured: for `f32` over all 2³² arguments (`examples/ulp.rs`), for `f64` over
+//! two million of every magnitude and near points where the computation changes.
 
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -347,14 +350,14 @@ fn half_expm1<F: Math>(x: F) -> F {
     power.fma(small, power.fma(large, power - F::HALF))
 }
 
-/// Returns e^x.
+/// Returns e^x. Error: 0.85 ulp in `f32`, 0.84 in `f64`.
 #[inline(always)]
 pub fn exp<F: Math>(x: F) -> F {
     let bounded = if x < F::EXP_MAX { x } else { F::EXP_MAX };
     unless_nan(x, exp_below(bounded))
 }
 
-/// Returns e^x − 1, accurate near 0 too. Keeps −0.0.
+/// Returns e^x − 1, accurate near 0 too. Keeps −0.0. Error: 1.16 ulp in `f32`, 1.31 in `f64`.
 #[inline(always)]
 pub fn expm1<F: Math>(x: F) -> F {
     let bounded = if x < F::EXP_MAX { x } else { F::EXP_MAX };
@@ -380,7 +383,7 @@ fn ln_of_parts<F: Math>(k: F, m: F, c: F) -> F {
     k.fma(F::LN2_HI, f - (half_square - low))
 }
 
-/// Returns the natural logarithm: −∞ at ±0, NaN below.
+/// Returns the natural logarithm: −∞ at ±0, NaN below. Error: 0.85 ulp in `f32`, 0.83 in `f64`.
 #[inline(always)]
 pub fn ln<F: Math>(x: F) -> F {
     let (factor, exponent) = F::NORMALIZER;
@@ -393,7 +396,8 @@ pub fn ln<F: Math>(x: F) -> F {
     if x >= F::ZERO { y } else { F::NAN }
 }
 
-/// Returns ln(1 + x) for x ≥ 0, accurate near 0 too; NaN below.
+/// Returns ln(1 + x) for x ≥ 0, accurate near 0 too; NaN below. Error: 0.86 ulp in `f32`, 0.83 in
+/// `f64`.
 #[inline(always)]
 pub fn ln_1p<F: Math>(x: F) -> F {
     let u = F::ONE + x;
@@ -405,7 +409,7 @@ pub fn ln_1p<F: Math>(x: F) -> F {
     if x >= F::ZERO { y } else { F::NAN }
 }
 
-/// Returns tanh x, in [−1, 1]. Keeps −0.0.
+/// Returns tanh x, in [−1, 1]. Keeps −0.0. Error: 1.64 ulp in `f32`, 1.51 in `f64`.
 #[inline(always)]
 pub fn tanh<F: Math>(x: F) -> F {
     // tanh x = h / (1 + h) = h − h h / (1 + h) = 1 − 1 / (1 + h) with h = expm1(2x) / 2. What is
@@ -422,7 +426,7 @@ pub fn tanh<F: Math>(x: F) -> F {
     unless_nan(x, y.signed_as(x))
 }
 
-/// Returns 1 / (1 + e^−x), in [0, 1].
+/// Returns 1 / (1 + e^−x), in [0, 1]. Error: 1.62 ulp in `f32`, 1.59 in `f64`.
 #[inline(always)]
 pub fn sigmoid<F: Math>(x: F) -> F {
     // e / (1 + e) = e − e e / (1 + e) for x < 0, and 1 / (1 + e) = 1 − e / (1 + e).
@@ -431,7 +435,8 @@ pub fn sigmoid<F: Math>(x: F) -> F {
     unless_nan(x, (-g).fma(e / (F::ONE + e), g))
 }
 
-/// Returns 1 − erf x = 2/√π ∫ₓ^∞ exp(−u²) du, in [0, 2], with relative accuracy for large x too.
+/// Returns 1 − erf x = 2/√π ∫ₓ^∞ exp(−u²) du, in [0, 2]. Error: 3.42 ulp in `f32`, 3.15 in `f64`,
+/// down to the least subnormal result.
 #[inline(always)]
 pub fn erfc<F: Math>(x: F) -> F {
     let a = x.magnitude();

@@ -43,18 +43,18 @@ impl Adam {
     /// Refuses combinations that the dialect does not define.
     pub fn validate(&self) -> Result<()> {
         if self.dialect == Dialect::Sklearn {
-            if self.weight_decay != 0.0 {
-                return Err(Error::argument(
-                    "weight_decay",
-                    "0 in the sklearn dialect (its alpha is a penalty of the loss)",
-                    self.weight_decay,
-                ));
-            }
             if self.amsgrad || self.decoupled {
                 return Err(Error::argument(
                     "dialect",
                     "torch or keras for AMSGrad and AdamW (scikit-learn has neither)",
                     "sklearn",
+                ));
+            }
+            if self.weight_decay != 0.0 {
+                return Err(Error::argument(
+                    "weight_decay",
+                    "0 in the sklearn dialect (its alpha is a penalty of the loss)",
+                    self.weight_decay,
                 ));
             }
         }
