@@ -182,7 +182,10 @@ FRAMES = {
     "frame": pd.DataFrame,
     "frame of integers": lambda a: pd.DataFrame(a.astype("int32")),
     "frame of mixed columns": lambda a: pd.DataFrame(
-        {f"c{j}": a[:, j].astype(["bool", "int16", "f4"][j] if j else "i8") for j in range(a.shape[1])}
+        {
+            f"c{j}": a[:, j].astype(kind)
+            for j, kind in zip(range(a.shape[1]), ["i8", "i2", "f4"], strict=False)
+        }
     ),
     "frame with an index": lambda a: pd.DataFrame(a, index=range(100, 100 - len(a), -1)),
     "frame in pieces": lambda a: pd.DataFrame(np.repeat(a, 2, axis=0)).iloc[::2],
@@ -217,6 +220,7 @@ def test_every_view_gives_the_bits_of_the_plain_array(operation, view, argument)
         assert np.array(value, copy=True).tobytes() == before
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_matrices_and_frames_give_the_bits_of_the_plain_array(operation, frame):
@@ -443,7 +447,7 @@ ELEMENTS = {
 @st.composite
 def surgically_strided(draw):
     """An array cut out of a larger one: any dtype, byte order, alignment, order and steps."""
-    kind = draw(st.sampled_from("f2 f4 f8 g i1 i2 i4 i8 u1 u2 u4 u8 ?".split()))
+    kind = draw(st.sampled_from([*"efdgbhlqBHLQ?", "i4", "u4"]))
     dtype = np.dtype(kind)
     if dtype.itemsize > 1 and draw(st.booleans()):
         dtype = dtype.newbyteorder()
@@ -457,7 +461,7 @@ def surgically_strided(draw):
     offset = draw(st.integers(0, 3))
     memory = np.zeros(shape[0] * shape[1] * dtype.itemsize + offset, np.uint8)
     base = memory[offset:].view(dtype).reshape(shape)
-    if kind == "f2":
+    if kind == "e":
         pool = [min(max(v, -6e4), 6e4) for v in pool]
     base[...] = np.resize(np.array(pool, dtype), shape)
     if turned:
@@ -526,7 +530,9 @@ class Lying:
 
 
 class BadInterface:
-    __array_interface__ = {"shape": (ROWS, INPUTS), "typestr": "<f4", "data": "nonsense", "version": 3}
+    @property
+    def __array_interface__(self):
+        return {"shape": (ROWS, INPUTS), "typestr": "<f4", "data": "nonsense", "version": 3}
 
 
 class Touchy:
@@ -554,6 +560,12 @@ def itself():
     return nested
 
 
+def objects_that_are_arrays():
+    value = np.empty(2, object)
+    value[:] = [X, Y]
+    return value
+
+
 def masked_some():
     value = np.ma.array(X.copy())
     value[2, 1] = np.ma.masked
@@ -576,7 +588,7 @@ REFUSED = {
     "array of bytes": lambda: X.astype("S8"),
     "StringDType": lambda: X.astype(str).astype(np.dtypes.StringDType()),
     "objects": lambda: X.astype(object),
-    "objects that are arrays": lambda: np.array([X, Y], dtype=object),
+    "objects that are arrays": objects_that_are_arrays,
     "list of None": lambda: [[None] * INPUTS] * ROWS,
     "huge integers": lambda: [[2**70] * INPUTS] * ROWS,
     "complex": lambda: X + 1j,
@@ -630,10 +642,23 @@ REFUSED = {
     "empty lists": lambda: [[]] * ROWS,
     "transposed": lambda: X.T.copy(),
 }
-PREDICT_TAKES = {"no row", "one row too many"}
+SIZES = {
+    "__array__ gives another length",
+    "empty frame",
+    "one row too many",
+    "one column too many",
+    "one column",
+    "no column",
+    "no row",
+    "nothing",
+    "empty lists",
+    "transposed",
+}
+PREDICT_TAKES = {"__array__ gives another length", "no row", "one row too many"}
 CLASSES = {
-    rv.DTypeError: """None|dict|dict of columns|set|generator|object|class|function|string|bytes|strings
-        |array of strings|array of bytes|StringDType|objects|objects that are arrays|list of None
+    rv.DTypeError: """None|dict|dict of columns|set|generator|object|class|function|string|bytes
+        |strings|array of strings|array of bytes|StringDType|objects|objects that are arrays
+        |list of None
         |huge integers|complex|complex list|complex64|datetime|timedelta|void|records
         |records of one field|csr|csr array|coo|has toarray|__array__ gives strings
         |frame with strings|frame with dates|frame of complex|frame of categories""",
@@ -644,9 +669,7 @@ CLASSES = {
     rv.ShapeError: """0-d|scalar|3-d|3-d of no rows|32-d|one column too many|no column|nothing
         |empty list|empty lists|transposed|__array__ gives a scalar""",
 }
-EXPECTED = {
-    name.strip(): kind for kind, names in CLASSES.items() for name in names.split("|")
-}
+EXPECTED = {name.strip(): kind for kind, names in CLASSES.items() for name in names.split("|")}
 
 
 @pytest.mark.parametrize("argument", ["X", "y", "weight"])
@@ -657,7 +680,10 @@ def test_what_is_no_array_of_numbers_is_refused_by_name(operation, case, argumen
         return
     if argument == "weight" and case == "None":
         return
-    with pytest.raises(rv.RanvierError, match=f"^{named(operation, argument)}: ") as caught:
+    name = named(operation, argument)
+    if argument == "X" and case in SIZES and operation != "predict":  # y may be what does not fit
+        name = f"({name}|{named(operation, 'y')})"
+    with pytest.raises(rv.RanvierError, match=f"^{name}: ") as caught:
         operate(operation, *arguments(operation, **{argument: REFUSED[case]()}))
     if argument == "X" and case in EXPECTED and operation != "loss":
         assert isinstance(caught.value, EXPECTED[case])
@@ -751,7 +777,9 @@ for kind in ("f8", "f4", "f2", "i8", "?", ">f4"):
         "evaluate": lambda: trainer.evaluate(x, y),
         "value_and_gradient": lambda: model.value_and_gradient(x, y, loss="mse"),
         "loss": lambda: rv.losses.MSE().value_and_gradient(x, x),
-        "loss with labels": lambda: rv.losses.CrossEntropy().value_and_gradient(x, y > 0),
+        "loss with labels": lambda: rv.losses.CrossEntropy().value_and_gradient(
+            x, np.broadcast_to(np.int8(0), (rows,))
+        ),
         "set_parameters": lambda: model.set_parameters({"0.bias": y}),
         "y alone": lambda: trainer.fit(np.zeros((2, columns)), y),
         "weight alone": lambda: trainer.fit(np.zeros((2, columns)), [1, 2], sample_weight=y),
@@ -941,7 +969,17 @@ def test_a_custom_loss_takes_every_container_of_targets(operation):
 
 @pytest.mark.parametrize("operation", ["fit", "evaluate", "value_and_gradient"])
 @pytest.mark.parametrize(
-    "y", [None, 5, np.array(5), object(), Y[:-1], [[1], [1, 2]] * 4 + [[1]], dict.fromkeys(range(9)), "abcdefghi"]
+    "y",
+    [
+        None,
+        5,
+        np.array(5),
+        object(),
+        Y[:-1],
+        [[1], [1, 2]] * 4 + [[1]],
+        dict.fromkeys(range(9)),
+        "abcdefghi",
+    ],
 )
 def test_a_custom_loss_refuses_targets_that_have_no_rows(operation, y):
     with pytest.raises(rv.RanvierError, match=r"^y: "):
@@ -950,7 +988,18 @@ def test_a_custom_loss_refuses_targets_that_have_no_rows(operation, y):
 
 @pytest.mark.parametrize(
     "result",
-    [None, 3.0, (1.0,), (1.0, 2.0), ("a", X), (1.0, "abc"), (1.0, X), (1j, Y), (1.0, None), (1.0, [[1], [1, 2]])],
+    [
+        None,
+        3.0,
+        (1.0,),
+        (1.0, 2.0),
+        ("a", X),
+        (1.0, "abc"),
+        (1.0, X),
+        (1j, Y),
+        (1.0, None),
+        (1.0, [[1], [1, 2]]),
+    ],
 )
 def test_a_custom_loss_that_returns_nonsense_is_told_so(result):
     class Nonsense:
@@ -967,21 +1016,21 @@ def test_a_custom_loss_that_returns_nonsense_is_told_so(result):
 
 
 def test_an_exception_of_a_custom_loss_arrives_as_it_is():
-    class Mine(Exception):
+    class MineError(Exception):
         pass
 
     class Broken:
         def value_and_gradient(self, output, target, sample_weight=None):
-            raise Mine
+            raise MineError
 
     model = network()
     for operation in ("fit", "evaluate", "value_and_gradient"):
-        with pytest.raises(Mine):
+        with pytest.raises(MineError):
             operate(operation, X, Y, None, loss=Broken())
     model.fit(X, Y, loss="mse")
 
 
-# ---------------------------------------------------------------- parameters and gradients as arrays
+# ---------------------------------------------------------------- parameters and gradients
 
 
 @pytest.mark.parametrize("view", sorted(set(VIEWS) - {"big-endian u8"}))

@@ -20,11 +20,6 @@ _IN_PLACE = frozenset("fdbhilqBHILQ")
 
 def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
     """`value` as real numbers that the core can read, of `dtype` where they must be converted."""
-    if hasattr(value, "toarray"):
-        raise DTypeError(
-            f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
-            f"convert it with {name}.toarray()"
-        )
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.is_masked(value):
             raise ArgumentError(
@@ -33,34 +28,63 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
                 f"fill them with {name}.filled(...)"
             )
         value = value.data
+    array = _as_array(value, name)
+    if array.dtype.kind == "O" and _is_frame(value) and not _offender(value):
+        array = _as_array(_filled(value, dtype), name)
+    if array.dtype.kind not in "fiub":
+        if hasattr(type(value), "toarray"):
+            raise DTypeError(
+                f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
+                f"convert it with {name}.toarray()"
+            )
+        raise DTypeError(f"{name}: expected real numbers, got {_description(value, array)}")
+    if array.dtype.char in _IN_PLACE and array.dtype.isnative and array.flags.aligned:
+        return array
+    if array.dtype.char == "f":
+        dtype = np.float32
     try:
-        array = np.asarray(value)
+        with np.errstate(over="ignore"):
+            return array.astype(np.int64 if array.dtype.kind in "ib" else _wide(array, dtype))
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{name}: {error}") from error
+
+
+def _wide(array: Array, dtype: DTypeLike) -> DTypeLike:
+    """What an array is converted to that the core cannot read in place."""
+    return np.uint64 if array.dtype.kind == "u" else dtype
+
+
+def _as_array(value: Any, name: str) -> Array:
+    try:
+        return np.asarray(value)
     except MemoryError as error:
         raise OutOfMemoryError(f"{name}: {error}") from error
     except Exception as error:
         raise ArgumentError(
             f"{name}: expected something that NumPy makes an array of numbers from, "
-            f"got {type(value).__name__} ({error})"
+            f"got {type(value).__name__} ({str(error)[:200]})"
         ) from error
-    if array.dtype.kind not in "fiub":
-        raise DTypeError(
-            f"{name}: expected real numbers, got dtype {array.dtype}{_offender(value)}"
-        )
-    if array.dtype.char in _IN_PLACE and array.dtype.isnative and array.flags.aligned:
-        return array
-    try:
-        return array.astype(np.int64 if array.dtype.kind in "iub" else dtype)
-    except MemoryError as error:
-        raise OutOfMemoryError(f"{name}: {error}") from error
+
+
+def _is_frame(value: Any) -> bool:
+    """Whether the value is a data frame or series whose columns may hold missing values."""
+    return hasattr(type(value), "to_numpy") and hasattr(type(value), "iloc")
+
+
+def _filled(value: Any, dtype: DTypeLike) -> Any:
+    """A frame of nullable columns as floats, a missing value being NaN."""
+    return value.to_numpy(dtype=dtype, na_value=np.nan)
+
+
+def _description(value: Any, array: Array) -> str:
+    return f"dtype {array.dtype}{_offender(value)}"
 
 
 def _offender(value: Any) -> str:
     """Names the first column of a data frame that is not numeric."""
-    dtypes = getattr(value, "dtypes", None)
-    columns = getattr(value, "columns", None)
-    if columns is None or dtypes is None:
+    if not hasattr(type(value), "columns") or not hasattr(type(value), "dtypes"):
         return ""
-    for column, dtype in zip(columns, dtypes, strict=False):
+    for column, dtype in zip(value.columns, value.dtypes, strict=False):
         if getattr(dtype, "kind", "O") not in "fiub":
             return f" (column {column!r} has dtype {dtype})"
     return ""

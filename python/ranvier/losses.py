@@ -84,8 +84,10 @@ class Loss:
         Raises:
             ShapeError, ArgumentError, DTypeError: the arrays do not fit the loss or each other.
         """
-        dtype = np.float32 if getattr(output, "dtype", None) == np.float32 else np.float64
-        z = features(output, dtype, "output")
+        z = features(output, np.float64, "output")
+        dtype = np.dtype(np.float32 if z.dtype == np.float32 else np.float64)
+        if 0 in z.shape:
+            raise ShapeError(f"output: expected at least one row and column, got shape {z.shape}")
         arrays = arrays_of(z, target, sample_weight, self, dtype, target_name="target")
         d_output = empty(z.shape, dtype)
         value = _core.loss_value_and_gradient(self._spec(), arrays, d_output)
@@ -296,9 +298,9 @@ def arrays_of(
     *,
     prefix: str = "",
     target_name: str = "y",
-) -> dict[str, Array | None]:
-    """X, y and weights as the core takes them; a custom loss keeps y to itself."""
-    arrays: dict[str, Array | None] = dict.fromkeys(("values", "labels", "weights"))
+) -> dict[str, Any]:
+    """X, y and weights as the core takes them; a custom loss has its targets under "own"."""
+    arrays: dict[str, Any] = dict.fromkeys(("values", "labels", "weights", "own"))
     arrays["x"] = X
     name = prefix + target_name
     if isinstance(loss, Loss):
@@ -307,17 +309,35 @@ def arrays_of(
         for array in targets.values():
             _check_length(name, array, X)
     else:
-        _check_length(name, y, X)
+        arrays["own"] = _own_targets(y, name)
+        _check_length(name, arrays["own"], X)
     if sample_weight is not None:
         arrays["weights"] = weights(sample_weight, X.shape[0], f"{prefix}sample_weight")
     return arrays
 
 
+def _own_targets(y: Any, name: str) -> Any:
+    """Targets of a custom loss: anything with rows; lists become arrays, pandas stays pandas."""
+    if hasattr(type(y), "iloc"):
+        return y
+    try:
+        array = np.asarray(y)
+    except Exception as error:
+        raise ArgumentError(
+            f"{name}: expected something that NumPy makes an array from, "
+            f"got {type(y).__name__} ({str(error)[:200]})"
+        ) from error
+    if array.ndim == 0:
+        raise ShapeError(f"{name}: expected one entry for each row, got {type(y).__name__}")
+    return array
+
+
 def _check_length(name: str, y: Any, X: Array) -> None:
-    shape = getattr(y, "shape", None)
-    length = shape[0] if shape else len(y)
-    if length != X.shape[0]:
-        raise ShapeError(f"{name}: expected {X.shape[0]} rows, as many as X has, got {length}")
+    if y.shape[0] != X.shape[0]:
+        raise ShapeError(
+            f"{name}: expected {X.shape[0]} rows, as many as "
+            f"{'output' if name == 'target' else 'X'} has, got shape {tuple(y.shape)}"
+        )
 
 
 class Adapter:
@@ -332,7 +352,7 @@ class Adapter:
 
     def add(self, y: Any, sample_weight: Array | None) -> None:
         """Targets and weights: first those of the data, then those of the validation data."""
-        self._targets.append((y if hasattr(y, "__array__") else np.asarray(y), sample_weight))
+        self._targets.append((y, sample_weight))
 
     def spec(self) -> dict[str, Any]:
         """What the core takes."""
@@ -347,7 +367,7 @@ class Adapter:
         y, sample_weight = self._targets[validation]
         rows = self._rows[:count]
         output = self._output[:count].copy()
-        target = y.iloc[rows] if hasattr(y, "iloc") else y[rows]
+        target = y.iloc[rows] if hasattr(type(y), "iloc") else y[rows]
         if sample_weight is None:
             result = self._loss.value_and_gradient(output, target)
         else:
@@ -356,7 +376,9 @@ class Adapter:
         try:
             value, gradient = result
             value = float(value)
-            gradient = np.asarray(gradient, dtype=self._d_output.dtype)
+            gradient = np.asarray(gradient)
+            if gradient.dtype.kind not in "fiub":
+                raise TypeError(f"a gradient of dtype {gradient.dtype}")
         except (TypeError, ValueError) as error:
             raise ArgumentError(
                 "loss: expected value_and_gradient to return (float, array), "
@@ -367,5 +389,6 @@ class Adapter:
                 f"loss: expected a gradient of the output's shape {output.shape}, "
                 f"got {gradient.shape}"
             )
-        self._d_output[:count] = gradient
+        with np.errstate(over="ignore"):
+            self._d_output[:count] = gradient
         return value

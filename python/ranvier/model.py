@@ -165,6 +165,19 @@ class Sequential:
         trainable, state = self._require().tables()
         return {name: tuple(shape) for name, shape in [*trainable, *state]}
 
+    def _features(self, X: ArrayLike, name: str = "X", *, rows: bool = False) -> Array:
+        """X with the right number of columns and, where asked for, at least one row."""
+        x = features(X, self._dtype, name)
+        if self._input_size is not None and x.shape[1] != self._input_size:
+            raise ShapeError(
+                f"{name}: expected {self._input_size} features (columns), got shape {x.shape}"
+            )
+        if rows and 0 in x.shape:
+            raise ShapeError(
+                f"{name}: expected at least one row and one feature, got shape {x.shape}"
+            )
+        return x
+
     def parameters(self) -> dict[str, Array]:
         """Copies of all parameters by name, running statistics of BatchNorm included.
 
@@ -224,11 +237,7 @@ class Sequential:
             NotFittedError: the model does not know its input_size yet.
         """
         network = self._require()
-        x = features(X, self._dtype)
-        if x.shape[1] != self._input_size:
-            raise ShapeError(
-                f"X: expected {self._input_size} features (columns), got shape {x.shape}"
-            )
+        x = self._features(X)
         out = empty((x.shape[0], self.output_size), self._dtype)
         if out.size:
             network.predict(x, out)
@@ -265,10 +274,10 @@ class Sequential:
             (9.0, [6.0, 12.0], [[6.0, 6.0]])
         """
         network = self._require()
-        x = features(X, self._dtype)
+        x = self._features(X, rows=True)
         chosen = get_loss(loss)
         arrays = arrays_of(x, y, sample_weight, chosen, self._dtype)
-        spec = core_loss(chosen, self, x.shape[0], [(y, arrays["weights"])])
+        spec = core_loss(chosen, self, x.shape[0], [arrays])
         shapes = {name: tuple(shape) for name, shape in network.tables()[0]}
         gradients = {name: empty(shape, self._dtype) for name, shape in shapes.items()}
         d_input = empty(x.shape, self._dtype)
@@ -313,14 +322,14 @@ def core_loss(
     loss: Loss | CustomLoss,
     model: Sequential,
     rows: int,
-    targets: Sequence[tuple[Any, Array | None]],
+    data: Sequence[dict[str, Any]],
 ) -> Any:
     """The loss as the core takes it; a custom one in an adapter for `rows` rows at a time."""
     if isinstance(loss, Loss):
         return loss._spec()
     adapter = Adapter(loss, model.output_size, rows, model.dtype)
-    for y, sample_weight in targets:
-        adapter.add(y, sample_weight)
+    for arrays in data:
+        adapter.add(arrays["own"], arrays["weights"])
     return adapter.spec()
 
 

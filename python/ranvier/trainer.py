@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import _core
-from ._arrays import Array, boolean, features, integer
+from ._arrays import boolean, integer
 from ._arrays import seed as checked_seed
 from .callbacks import Callback
-from .errors import DTypeError, ShapeError
+from .errors import DTypeError
 from .history import History
 from .losses import CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
@@ -159,22 +159,17 @@ class Trainer:
         batch_size = integer(batch_size, "batch_size", least=1)
         shuffle = boolean(shuffle, "shuffle")
         hooks = _checked_callbacks(callbacks)
-        x = features(X, self._model.dtype)
+        x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
-        sources = [(y, arrays["weights"])]
-        validation = None
-        if validation_data is not None:
-            validation, source = self._validation(validation_data)
-            sources.append(source)
+        validation = self._validation(validation_data)
         built_here = self._model.input_size is None
         if built_here:
-            if x.shape[1] == 0:
-                raise ShapeError(f"X: expected at least one feature (column), got shape {x.shape}")
             self._model._build(x.shape[1])
         network = self._model._require()
         try:
             rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
-            loss = core_loss(self._loss, self._model, rows, sources)
+            data = [arrays] if validation is None else [arrays, validation]
+            loss = core_loss(self._loss, self._model, rows, data)
             if self._core is None:
                 self._core = _core.Trainer(network, self._optimizer._spec(), self._seed)
             plan = {
@@ -201,19 +196,18 @@ class Trainer:
                 hook.on_train_end(self)
         return self.history
 
-    def _validation(
-        self, validation_data: tuple[Any, ...]
-    ) -> tuple[dict[str, Array | None], tuple[Any, Array | None]]:
+    def _validation(self, validation_data: tuple[Any, ...] | None) -> dict[str, Any] | None:
+        if validation_data is None:
+            return None
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise DTypeError(
                 "validation_data: expected (X, y) or (X, y, sample_weight), "
                 f"got {type(validation_data).__name__}"
             )
         X, y, *rest = validation_data
-        x = features(X, self._model.dtype, "validation X")
+        x = self._model._features(X, "validation X", rows=True)
         weight = rest[0] if rest else None
-        arrays = arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
-        return arrays, (y, arrays["weights"])
+        return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
 
     def _epoch_hook(self, hooks: list[Callback]) -> Any:
         called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
@@ -251,7 +245,7 @@ class Trainer:
         return on_step
 
     def evaluate(
-        self, X: ArrayLike, y: Any, *, sample_weight: ArrayLike | None = None
+        self, X: ArrayLike, y: Any, sample_weight: ArrayLike | None = None
     ) -> dict[str, float]:
         """The loss over some data in evaluation mode and, for classifications, the accuracy.
 
@@ -263,10 +257,9 @@ class Trainer:
             binary_cross_entropy.
         """
         network = self._model._require()
-        x = features(X, self._model.dtype)
+        x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
-        source = (y, arrays["weights"])
-        loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [source])
+        loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [arrays])
         value, accuracy = network.evaluate(arrays, loss)
         report = {"loss": value}
         if accuracy is not None:

@@ -1,6 +1,7 @@
 //! The core's view of Python during a long call: signals, hooks and losses written in Python.
 
 use pyo3::prelude::*;
+use ranvier_core::data::Role;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{EpochReport, Monitor};
 use ranvier_core::matrix::Rows;
@@ -60,7 +61,7 @@ impl<F: Number> Monitor<F> for Hooks {
 
     fn loss(
         &mut self,
-        validation: bool,
+        role: Role,
         output: &[F],
         rows: Rows<'_>,
         d_output: &mut [F],
@@ -75,7 +76,7 @@ impl<F: Number> Monitor<F> for Hooks {
             rows_of(rows, &mut indices.slice()[..rows.len()]);
             let value = external
                 .call
-                .call1(py, (validation, rows.len()))?
+                .call1(py, (role == Role::Validation, rows.len()))?
                 .extract(py)?;
             let mut filled: Writable<F> = external.d_output.extract(py)?;
             d_output.copy_from_slice(&filled.slice()[..d_output.len()]);

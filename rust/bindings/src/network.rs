@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use ranvier_core::data::{Data, Objective, Targets};
+use ranvier_core::data::{BatchTargets, Data, Objective, Role, Targets};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
@@ -51,14 +51,14 @@ pub struct Arrays {
 }
 
 impl Arrays {
-    pub fn data(&self, validation: bool) -> Data<'_> {
+    pub fn data(&self, role: Role) -> Data<'_> {
         let values = self.values.as_ref().map(|y| Targets::Values(y.source()));
         let labels = self.labels.as_ref().map(|y| Targets::Labels(y.source()));
         Data {
             x: self.x.source(),
             targets: values.or(labels),
             weights: self.weights.as_ref().map(Readable::source),
-            validation,
+            role,
         }
     }
 }
@@ -225,7 +225,7 @@ impl Network {
         guarded(|| {
             let mut hooks = Hooks::default();
             let loss = loss.install(&mut hooks)?;
-            let data = arrays.data(false);
+            let data = arrays.data(Role::Main);
             let result = py.detach(|| {
                 with_network!(self.any, shared, F => {
                     let objective = objective(loss.as_ref());
@@ -255,7 +255,7 @@ impl Network {
         guarded(|| {
             let mut hooks = Hooks::default();
             let loss = loss.install(&mut hooks)?;
-            let data = arrays.data(false);
+            let data = arrays.data(Role::Main);
             with_network!(self.any, shared, F => {
                 let mut outputs = writables::<F>(&arrays_out)?;
                 let mut d_input = Writable::<F>::extract(d_input.as_borrowed())?;
@@ -343,7 +343,7 @@ pub fn loss_value_and_gradient(
             };
             let mut output = Buffer::<F>::zeroed(rows * outputs)?;
             data.x.gather_rows(all, &mut output);
-            let mut targets = ranvier_core::data::BatchTargets::<F>::new(data, rows)?;
+            let mut targets = BatchTargets::<F>::new(data, rows)?;
             targets.gather(data, all);
             let target: Target<'_, F> = targets.target(rows);
             let weights = targets.weights(rows);
@@ -356,7 +356,7 @@ pub fn loss_value_and_gradient(
     guarded(|| {
         simd::isa()?;
         let loss = specs::loss(&loss)?;
-        let data = arrays.data(false);
+        let data = arrays.data(Role::Output);
         if Writable::<f64>::extract(d_output.as_borrowed()).is_ok() {
             run::<f64>(py, &loss, &data, &d_output)
         } else if Writable::<f32>::extract(d_output.as_borrowed()).is_ok() {

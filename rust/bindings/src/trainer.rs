@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use pyo3::prelude::*;
+use ranvier_core::data::Role;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::matrix::Buffer;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
@@ -88,8 +89,8 @@ impl Trainer {
             };
             let loss = plan.loss.install(&mut hooks)?;
             let plan = FitPlan {
-                data: plan.data.data(false),
-                validation: plan.validation.as_ref().map(|v| v.data(true)),
+                data: plan.data.data(Role::Main),
+                validation: plan.validation.as_ref().map(|v| v.data(Role::Validation)),
                 objective: objective(loss.as_ref()),
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,

@@ -23,8 +23,18 @@ pub struct Data<'a> {
     pub x: Source<'a>,
     pub targets: Option<Targets<'a>>,
     pub weights: Option<Source<'a>>,
-    /// Whether these are the validation data of a fit; messages and external losses tell them apart.
-    pub validation: bool,
+    pub role: Role,
+}
+
+/// What the arrays are for; messages and external losses tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// X and y of a training or an evaluation.
+    Main,
+    /// X and y that a fit evaluates after each epoch.
+    Validation,
+    /// Raw outputs and targets of a loss by itself.
+    Output,
 }
 
 /// What is minimised: a loss of the core, or one that the monitor computes.
@@ -39,11 +49,14 @@ impl Data<'_> {
         self.x.rows
     }
 
+    /// What the caller calls an array.
     fn name(&self, array: &str) -> String {
-        format!(
-            "{}{array}",
-            if self.validation { "validation " } else { "" }
-        )
+        match (self.role, array) {
+            (Role::Main, _) | (Role::Output, "sample_weight") => array.to_owned(),
+            (Role::Validation, _) => format!("validation {array}"),
+            (Role::Output, "X") => "output".to_owned(),
+            (Role::Output, _) => "target".to_owned(),
+        }
     }
 
     /// Checks shapes against a network of `inputs` and `outputs`.

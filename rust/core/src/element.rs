@@ -19,6 +19,8 @@ pub trait Element:
 
     /// Nearest value of this type; the one place where hyperparameters are rounded.
     fn of(value: f64) -> Self;
+    /// Nearest value to an integer that may be wider than the type's digits.
+    fn of_integer(value: i128) -> Self;
     fn to_f64(self) -> f64;
     fn root(self) -> Self;
     fn finite(self) -> bool;
@@ -33,6 +35,10 @@ macro_rules! element {
 
             #[inline(always)]
             fn of(value: f64) -> Self {
+                value as $type
+            }
+            #[inline(always)]
+            fn of_integer(value: i128) -> Self {
                 value as $type
             }
             #[inline(always)]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use crate::data::{BatchTargets, Data, Objective};
+use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels, Rows, Source};
@@ -56,15 +56,10 @@ impl<F: Element> Shared<F> {
 pub trait Monitor<F: Element> {
     /// About every 50 ms. An error ends the call.
     fn tick(&mut self) -> Result<()>;
-    /// Value of an external loss on `rows` of the data (the validation data's or not); writes its gradient
-    /// with respect to `output` (row-major).
-    fn loss(
-        &mut self,
-        validation: bool,
-        output: &[F],
-        rows: Rows<'_>,
-        d_output: &mut [F],
-    ) -> Result<f64>;
+    /// Value of an external loss on `rows` of the data; writes its gradient with respect to `output`
+    /// (row-major).
+    fn loss(&mut self, role: Role, output: &[F], rows: Rows<'_>, d_output: &mut [F])
+    -> Result<f64>;
     /// Whether [`Monitor::step_end`] is wanted.
     fn wants_steps(&self) -> bool {
         false
@@ -217,7 +212,7 @@ pub fn evaluate<F: Element>(
                     }
                     loss.value_and_gradient(output, target, weights, count, d_output)
                 }
-                Objective::External => monitor.loss(data.validation, output, rows, d_output)?,
+                Objective::External => monitor.loss(data.role, output, rows, d_output)?,
             };
             loss_sum += value * weight;
             whole += weight;
@@ -281,7 +276,7 @@ pub fn value_and_gradient<F: Element>(
             &mut workspace.d_output,
         ),
         Objective::External => {
-            monitor.loss(false, &workspace.output, all, &mut workspace.d_output)?
+            monitor.loss(Role::Main, &workspace.output, all, &mut workspace.d_output)?
         }
     };
     network.backward(&mut workspace, rows, pass, &mut parameters);

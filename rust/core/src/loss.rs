@@ -263,13 +263,15 @@ kernel! {
                     row_of_values(loss, z, y, d)
                 }
             };
-            let scale = F::of(weight / (whole * elements as f64));
-            for d in d {
-                *d *= scale;
-            }
-            // A row of weight 0 is absent, whatever its loss.
             if weight > 0.0 {
+                let scale = F::of(weight / (whole * elements as f64));
+                for d in d {
+                    *d *= scale;
+                }
                 sums[row % lanes::COUNT] += weight * (row_loss.to_f64() / elements as f64);
+            } else {
+                // A row of weight 0 is absent, whatever its loss.
+                d.fill(F::ZERO);
             }
         }
         *value = lanes::total(sums) / whole;

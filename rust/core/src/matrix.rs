@@ -421,11 +421,11 @@ impl<'a> Source<'a> {
             SourceType::I8 => self.convert(row, first, out, |v: i8| F::of(f64::from(v))),
             SourceType::I16 => self.convert(row, first, out, |v: i16| F::of(f64::from(v))),
             SourceType::I32 => self.convert(row, first, out, |v: i32| F::of(f64::from(v))),
-            SourceType::I64 => self.convert(row, first, out, |v: i64| F::of(v as f64)),
+            SourceType::I64 => self.convert(row, first, out, |v: i64| F::of_integer(v.into())),
             SourceType::U8 => self.convert(row, first, out, |v: u8| F::of(f64::from(v))),
             SourceType::U16 => self.convert(row, first, out, |v: u16| F::of(f64::from(v))),
             SourceType::U32 => self.convert(row, first, out, |v: u32| F::of(f64::from(v))),
-            SourceType::U64 => self.convert(row, first, out, |v: u64| F::of(v as f64)),
+            SourceType::U64 => self.convert(row, first, out, |v: u64| F::of_integer(v.into())),
         }
     }
 

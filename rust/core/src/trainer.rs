@@ -3,7 +3,7 @@
 use std::sync::RwLockWriteGuard;
 use std::time::Instant;
 
-use crate::data::{BatchTargets, Data, Objective};
+use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
@@ -108,7 +108,9 @@ impl<F: Element> Trainer<F> {
             }
             let run = self.run_epoch(shared, &plan, &mut batch, epoch, &mut clock, monitor);
             let (loss, stop) = run.map_err(|error| self.recover(error, shared, &batch))?;
-            if let Some(what) = self.non_finite(&shared.read()) {
+            // The lock is released here: recovering takes it for writing.
+            let fault = self.non_finite(&shared.read());
+            if let Some(what) = fault {
                 return Err(self.recover(self.diverged(what), shared, &batch));
             }
             {
@@ -198,7 +200,7 @@ impl<F: Element> Trainer<F> {
                     let len = count * network.outputs;
                     guard = None;
                     let d_output = &mut workspace.d_output[..len];
-                    monitor.loss(false, &workspace.output[..len], picked, d_output)?
+                    monitor.loss(Role::Main, &workspace.output[..len], picked, d_output)?
                 }
             };
             if !loss.is_finite() {

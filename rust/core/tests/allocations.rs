@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ranvier_core::activation::Activation;
-use ranvier_core::data::{Data, Objective, Targets};
+use ranvier_core::data::{Data, Objective, Role, Targets};
 use ranvier_core::element::Element;
 use ranvier_core::error::Result;
 use ranvier_core::evaluation::{Monitor, Shared};
@@ -46,7 +46,7 @@ impl<F: Element> Monitor<F> for Nobody {
         Ok(())
     }
 
-    fn loss(&mut self, _: bool, _: &[F], _: Rows<'_>, _: &mut [F]) -> Result<f64> {
+    fn loss(&mut self, _: Role, _: &[F], _: Rows<'_>, _: &mut [F]) -> Result<f64> {
         Ok(0.0)
     }
 }
@@ -98,7 +98,7 @@ fn allocations(epochs: u64) -> usize {
             x: Source::from_slice(&x, 130, 20),
             targets: Some(Targets::Labels(Source::from_slice(&y, 130, 1))),
             weights: None,
-            validation: false,
+            role: Role::Main,
         },
         validation: None,
         objective: Objective::Core(&loss),

@@ -13,7 +13,7 @@ pub struct Statistics<'a, F> {
 }
 
 kernel! {
-    /// mean = Σ w·x / W and var = Σ w·(x − mean)² / W over the rows, in order.
+    /// mean = Σ w·x / W and var = Σ w·(x − mean)² / W over the rows, in order; rows of weight 0 are absent.
     pub fn measure[F: Element](
         shape: Panels,
         weights: Option<&[f64]>,
@@ -32,6 +32,9 @@ kernel! {
             var.fill(F::ZERO);
             for (row, values) in rows.clone().enumerate() {
                 let w = F::of(weights.map_or(1.0, |weights| weights[row]));
+                if w == F::ZERO {
+                    continue;
+                }
                 for (mean, &x) in mean.iter_mut().zip(values) {
                     *mean += w * x;
                 }
@@ -41,6 +44,9 @@ kernel! {
             }
             for (row, values) in rows.enumerate() {
                 let w = F::of(weights.map_or(1.0, |weights| weights[row]));
+                if w == F::ZERO {
+                    continue;
+                }
                 for ((var, &mean), &x) in var.iter_mut().zip(mean.iter()).zip(values) {
                     *var += w * ((x - mean) * (x - mean));
                 }
