@@ -1,4 +1,4 @@
-"""Losses: values worked by hand, weights as repeated rows, targets that are refused, custom losses."""
+"""Losses: worked by hand, weights as repeated rows, targets that are refused, custom losses."""
 
 import math
 
@@ -38,7 +38,8 @@ HAND = {
         1.5,
         [[0.25, -0.25], [0.0, 0.25]],
     ),
-    # delta 2, d = (1, -2, 0, 3): ½·1, 2·(2 - 1) = 2, 0, 2·(3 - 1) = 4; sum 6.5. d clipped to ±2, /4.
+    # delta 2, d = (1, -2, 0, 3): ½·1, 2·(2 - 1) = 2, 0, 2·(3 - 1) = 4; sum 6.5.
+    # Gradient: d clipped to ±2, /4.
     "huber": (
         rv.losses.Huber(delta=2.0),
         [[1.0, 0.0], [3.0, 5.0]],
@@ -794,7 +795,7 @@ def test_a_custom_gradient_that_is_not_finite_diverges(rng):
         np.testing.assert_array_equal(parameter, before[name])
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Nothing that ranvier knows."""
 
 
@@ -820,7 +821,7 @@ class StopAfter(rv.Callback):
         return step == self.step
 
 
-@pytest.mark.parametrize("raised", [Interruption("why"), KeyboardInterrupt(), TypeError("oh")])
+@pytest.mark.parametrize("raised", [InterruptionError("why"), KeyboardInterrupt(), TypeError("oh")])
 @pytest.mark.parametrize("call", [1, 2, 8])
 def test_an_exception_passes_unchanged_and_leaves_the_last_complete_step(raised, call, rng):
     X, y = rng.normal(size=(22, 3)), rng.normal(size=(22, 2))
@@ -842,11 +843,11 @@ def test_an_exception_passes_unchanged_and_leaves_the_last_complete_step(raised,
 
 
 def test_an_exception_in_validation_passes_and_leaves_the_epoch(rng):
-    raised = Interruption("in the validation")
+    raised = InterruptionError("in the validation")
     X, y = rng.normal(size=(22, 3)), rng.normal(size=(22, 2))
     model, twin = small_model(), small_model()
     trainer = rv.Trainer(model, loss=StopAt(6, raised))
-    with pytest.raises(Interruption) as caught:
+    with pytest.raises(InterruptionError) as caught:
         trainer.fit(X, y, batch_size=5, validation_data=(X, y))
     assert caught.value is raised
     assert trainer.step == 5
@@ -856,13 +857,13 @@ def test_an_exception_in_validation_passes_and_leaves_the_epoch(rng):
 
 
 def test_an_exception_passes_through_value_and_gradient_and_evaluate(rng):
-    raised = Interruption("why")
+    raised = InterruptionError("why")
     model = small_model()
     X, y = rng.normal(size=(4, 3)), rng.normal(size=(4, 2))
-    with pytest.raises(Interruption) as caught:
+    with pytest.raises(InterruptionError) as caught:
         model.value_and_gradient(X, y, loss=StopAt(1, raised))
     assert caught.value is raised
-    with pytest.raises(Interruption) as caught:
+    with pytest.raises(InterruptionError) as caught:
         rv.Trainer(model, loss=StopAt(1, raised)).evaluate(X, y)
     assert caught.value is raised
 

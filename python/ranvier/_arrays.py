@@ -6,6 +6,7 @@ copy; the core converts as it reads. Everything else that is numeric is converte
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -146,7 +147,10 @@ def real(
         value, (int, float, np.integer, np.floating)
     ):
         raise DTypeError(f"{name}: expected a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = np.inf
     low = number > least if open_least else number >= least
     high = number < most if open_most else number <= most
     if not (low and high and np.isfinite(number)):
@@ -156,6 +160,15 @@ def real(
             f"{name}: expected a finite number in {left}{least:g}, {most:g}{right}, got {value!r}"
         )
     return number
+
+
+def plain(definition: Any) -> None:
+    """Turns NumPy's scalars among a definition's options into Python's."""
+    for option in fields(definition):
+        value = getattr(definition, option.name)
+        for scalar, kind in ((np.bool_, bool), (np.integer, int), (np.floating, float)):
+            if isinstance(value, scalar):
+                object.__setattr__(definition, option.name, kind(value))
 
 
 def boolean(value: Any, name: str) -> bool:

@@ -14,7 +14,7 @@ from .callbacks import Callback
 from .errors import DTypeError, RanvierError
 from .losses import Loss, LossLike, arrays_of
 from .losses import get as get_loss
-from .model import Sequential
+from .model import Sequential, checked_model
 from .optimizers import OptimizerLike
 from .optimizers import get as get_optimizer
 from .trainer import Trainer
@@ -126,9 +126,15 @@ def crosscheck(
         >>> report.ok, report.max_error < 1e-13
         (True, True)
     """
+    model = checked_model(model)
+    seed = integer(seed, "seed", least=0, most=2**64 - 1)
     steps = integer(steps, "steps", least=1)
     batch_size = integer(batch_size, "batch_size", least=1)
-    allowed = TOLERANCE[model.dtype.name] if tolerance is None else real(tolerance, "tolerance")
+    allowed = (
+        TOLERANCE[model.dtype.name]
+        if tolerance is None
+        else real(tolerance, "tolerance", least=0.0)
+    )
     chosen = get_loss(loss)
     x = features(X, model.dtype)
     twin = _Twin(model, x, y, sample_weight, chosen, get_optimizer(optimizer), seed)

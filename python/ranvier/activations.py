@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from . import _core
-from ._arrays import real
+from ._arrays import plain, real
 from .errors import ArgumentError, DTypeError
 
 __all__ = ["ELU", "LeakyReLU", "PReLU"]
@@ -33,6 +33,7 @@ class LeakyReLU:
 
     def __post_init__(self) -> None:
         real(self.slope, "slope")
+        plain(self)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ELU:
 
     def __post_init__(self) -> None:
         real(self.alpha, "alpha")
+        plain(self)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class PReLU:
 
     def __post_init__(self) -> None:
         real(self.slope, "slope")
+        plain(self)
 
 
 ActivationLike: TypeAlias = str | LeakyReLU | ELU | PReLU | None

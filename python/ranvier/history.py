@@ -46,7 +46,7 @@ class History(dict[str, list[Any]]):
             raise MissingDependencyError(
                 "to_pandas needs pandas: pip install 'ranvier[pandas]'"
             ) from error
-        return pandas.DataFrame(dict(self)).set_index("epoch")
+        return pandas.DataFrame(dict(self) or {"epoch": []}).set_index("epoch")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the losses, and accuracy on a second axis, over the epochs (needs matplotlib).

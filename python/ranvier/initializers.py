@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from ._arrays import boolean, real
+from ._arrays import boolean, plain, real
 from .errors import ArgumentError, DTypeError
 
 __all__ = [
@@ -40,7 +40,14 @@ __all__ = [
 class Initializer:
     """Base of the initialisers."""
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        plain(self)
+        if not self.name:
+            raise DTypeError(
+                "initializer: expected one such as ranvier.initializers.Zeros(), got a base class"
+            )
 
     def _spec(self) -> tuple[str, float | None, bool]:
         return self.name, None, False
@@ -80,6 +87,7 @@ class _Normal(Initializer):
 
     def __post_init__(self) -> None:
         boolean(self.truncated, "truncated")
+        super().__post_init__()
 
     def _spec(self) -> tuple[str, float | None, bool]:
         return self.name, None, bool(self.truncated)
@@ -115,6 +123,7 @@ class Orthogonal(Initializer):
 
     def __post_init__(self) -> None:
         real(self.gain, "gain")
+        super().__post_init__()
 
     def _spec(self) -> tuple[str, float | None, bool]:
         return self.name, float(self.gain), False
@@ -129,6 +138,7 @@ class Constant(Initializer):
 
     def __post_init__(self) -> None:
         real(self.value, "value")
+        super().__post_init__()
 
     def _spec(self) -> tuple[str, float | None, bool]:
         return self.name, float(self.value), False

@@ -10,9 +10,9 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from . import activations, initializers
-from ._arrays import boolean, integer, real
+from ._arrays import boolean, integer, plain, real
 from .activations import ActivationLike
-from .errors import ArgumentError
+from .errors import ArgumentError, DTypeError
 from .initializers import InitializerLike
 
 __all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Softmax"]
@@ -22,8 +22,12 @@ __all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", 
 class Layer:
     """Base of the layers."""
 
+    def __post_init__(self) -> None:
+        plain(self)
+        self._spec()
+
     def _spec(self) -> dict[str, Any]:
-        raise TypeError("Layer is a base class; use one of ranvier's layers")
+        raise DTypeError("layers: expected a layer such as ranvier.Dense(10), got the base class")
 
     def __repr__(self) -> str:
         """The call that makes the layer, without defaults."""
@@ -72,7 +76,7 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         integer(self.units, "units", least=1, most=2**31)
-        self._spec()
+        super().__post_init__()
         if initializers.spec(self.bias_init, "bias_init")[0] == "orthogonal":
             raise ArgumentError("bias_init: expected an initializer of vectors, got 'orthogonal'")
 
@@ -92,9 +96,6 @@ class Activation(Layer):
     """An activation as a layer of its own, for instance behind a normalisation."""
 
     activation: ActivationLike
-
-    def __post_init__(self) -> None:
-        self._spec()
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "activation", "activation": activations.spec(self.activation)}
@@ -116,6 +117,7 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         real(self.rate, "rate", least=0.0, most=1.0, open_most=True)
+        super().__post_init__()
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "dropout", "rate": float(self.rate)}
@@ -135,6 +137,7 @@ class LayerNorm(Layer):
 
     def __post_init__(self) -> None:
         real(self.eps, "eps", least=0.0, open_least=True)
+        super().__post_init__()
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "layer_norm", "eps": float(self.eps)}
@@ -163,6 +166,7 @@ class BatchNorm(Layer):
     def __post_init__(self) -> None:
         real(self.momentum, "momentum", least=0.0, most=1.0, open_least=True)
         real(self.eps, "eps", least=0.0, open_least=True)
+        super().__post_init__()
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "batch_norm", "momentum": float(self.momentum), "eps": float(self.eps)}

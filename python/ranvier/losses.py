@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from . import _core
-from ._arrays import Array, empty, features, matrix, numeric, real, weights
+from ._arrays import Array, empty, features, matrix, numeric, plain, real, weights
 from .errors import ArgumentError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ __all__ = [
 ]
 
 
+def _numbers(values: Any) -> tuple[Any, ...]:
+    """The entries as Python's own numbers, for a definition."""
+    return tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+
+
 @runtime_checkable
 class CustomLoss(Protocol):
     """A loss written in Python; see the module's text."""
@@ -62,7 +67,7 @@ class Loss:
     """Base of the core's losses."""
 
     def _spec(self) -> tuple[str, list[float]]:
-        raise TypeError("Loss is a base class; use one of ranvier.losses")
+        raise DTypeError("loss: expected one such as ranvier.losses.MSE(), got the base class")
 
     def targets(self, y: ArrayLike, dtype: DTypeLike, name: str = "y") -> dict[str, Array]:
         """Targets as the core takes them: {"values": (n, columns)} or {"labels": (n,)}."""
@@ -135,6 +140,7 @@ class Huber(Loss):
 
     def __post_init__(self) -> None:
         real(self.delta, "delta", least=0.0, open_least=True)
+        plain(self)
 
     def _spec(self) -> tuple[str, list[float]]:
         return "huber", [float(self.delta)]
@@ -154,12 +160,13 @@ class Quantile(Loss):
     q: float | Sequence[float] = 0.5
 
     def __post_init__(self) -> None:
-        if isinstance(self.q, Sequence | np.ndarray) and not isinstance(self.q, str):
-            object.__setattr__(self, "q", tuple(self.q))
+        if isinstance(self.q, list | tuple | np.ndarray):
+            object.__setattr__(self, "q", _numbers(self.q))
         if self._levels() == []:
             raise ArgumentError("q: expected at least one quantile, got none")
         for q in self._levels():
             real(q, "q", least=0.0, most=1.0, open_least=True, open_most=True)
+        plain(self)
 
     def _levels(self) -> list[Any]:
         return list(self.q) if isinstance(self.q, tuple) else [self.q]
@@ -209,6 +216,7 @@ class CrossEntropy(Loss):
 
     def __post_init__(self) -> None:
         real(self.label_smoothing, "label_smoothing", least=0.0, most=1.0, open_most=True)
+        plain(self)
 
     def _spec(self) -> tuple[str, list[float]]:
         return "cross_entropy", [float(self.label_smoothing)]
@@ -247,10 +255,11 @@ class BinaryCrossEntropy(Loss):
     pos_weight: float | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.pos_weight, Sequence | np.ndarray):
-            object.__setattr__(self, "pos_weight", tuple(self.pos_weight))
+        if isinstance(self.pos_weight, list | tuple | np.ndarray):
+            object.__setattr__(self, "pos_weight", _numbers(self.pos_weight))
         for p in self._weights():
             real(p, "pos_weight", least=0.0, open_least=True)
+        plain(self)
 
     def _weights(self) -> list[Any]:
         if self.pos_weight is None:

@@ -200,6 +200,10 @@ class Sequential:
             ShapeError: a shape that is not the parameter's. Nothing has changed.
         """
         network = self._require()
+        if not isinstance(parameters, Mapping):
+            raise DTypeError(
+                f"parameters: expected arrays by parameter name, got {type(parameters).__name__}"
+            )
         shapes = self._shapes()
         order = {name: index for index, name in enumerate(shapes)}
         values = []
@@ -333,10 +337,18 @@ def core_loss(
     return adapter.spec()
 
 
+def checked_model(model: Any) -> Sequential:
+    """The model, if it is one."""
+    if not isinstance(model, Sequential):
+        raise DTypeError(f"model: expected a ranvier.Sequential, got {model!r}")
+    return model
+
+
 def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
-        checked = np.dtype(dtype)
-    except TypeError:
+        # None would be NumPy's default.
+        checked = np.dtype(object if dtype is None else dtype)
+    except Exception:
         checked = np.dtype(object)
     if checked not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ArgumentError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")

@@ -16,7 +16,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from . import _core
-from ._arrays import boolean, numeric, real
+from ._arrays import boolean, numeric, plain, real
 from .errors import ArgumentError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class Optimizer:
     _stepper: _core.Stepper | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
+        if type(self) is Optimizer:
+            raise DTypeError("optimizer: expected one such as ranvier.Adam(), got the base class")
+        plain(self)
         self._spec()
 
     def _defaults(self) -> dict[str, Any]:
@@ -111,18 +114,23 @@ class Optimizer:
             >>> bool(loss < 1e-6)
             True
         """
-        network = model._require()
-        if self._stepper is None:
-            self._stepper = _core.Stepper(network, self._spec())
-        elif not self._stepper.follows(network):
+        from .model import checked_model
+
+        network = checked_model(model)._require()
+        if self._stepper is not None and not self._stepper.follows(network):
             raise ArgumentError(
                 "model: expected the model of this optimizer's first step, got another one; "
                 "make one optimizer for each model"
             )
         shapes = dict(network.tables()[0])
+        if not isinstance(gradients, Mapping):
+            raise DTypeError(
+                "gradients: expected arrays by parameter name, as value_and_gradient returns them, "
+                f"got {type(gradients).__name__}"
+            )
         if set(gradients) != set(shapes):
             raise ArgumentError(
-                f"gradients: expected exactly {sorted(shapes)}, got {sorted(gradients)}"
+                f"gradients: expected exactly {list(shapes)}, got {list(gradients)}"
             )
         arrays = []
         for name, shape in shapes.items():
@@ -132,6 +140,8 @@ class Optimizer:
                     f"gradients[{name!r}]: expected shape {tuple(shape)}, got {array.shape}"
                 )
             arrays.append(array.reshape(-1, 1) if array.ndim == 0 else array)
+        if self._stepper is None:
+            self._stepper = _core.Stepper(network, self._spec())
         self._stepper.step(arrays)
 
     def copy(self) -> Self:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import _core
 from ._arrays import boolean, integer
@@ -13,7 +16,7 @@ from .errors import DTypeError
 from .history import History
 from .losses import CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
-from .model import Sequential, core_loss
+from .model import Sequential, checked_model, core_loss
 from .optimizers import Optimizer, OptimizerLike
 from .optimizers import get as get_optimizer
 
@@ -61,9 +64,7 @@ class Trainer:
         optimizer: OptimizerLike = "adam",
         seed: int | None = 0,
     ) -> None:
-        if not isinstance(model, Sequential):
-            raise DTypeError(f"model: expected a ranvier.Sequential, got {model!r}")
-        self._model = model
+        self._model = checked_model(model)
         self._loss = get_loss(loss)
         self._optimizer = get_optimizer(optimizer).copy()
         self._seed = checked_seed(seed)
@@ -162,6 +163,7 @@ class Trainer:
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
         validation = self._validation(validation_data)
+        ending = ExitStack()
         built_here = self._model.input_size is None
         if built_here:
             self._model._build(x.shape[1])
@@ -182,6 +184,8 @@ class Trainer:
                 "on_step": self._step_hook(hooks),
                 "on_epoch": self._epoch_hook(hooks),
             }
+            for hook in reversed(hooks):
+                ending.callback(hook.on_train_end, self)
             for hook in hooks:
                 hook.on_train_begin(self)
             self._core.fit(plan)
@@ -192,8 +196,7 @@ class Trainer:
                 self._core = None
             raise
         finally:
-            for hook in hooks:
-                hook.on_train_end(self)
+            ending.close()
         return self.history
 
     def _validation(self, validation_data: tuple[Any, ...] | None) -> dict[str, Any] | None:
@@ -228,7 +231,7 @@ class Trainer:
             row["seconds"] = seconds
             self.history.append(row)
             wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]
-            return True in wishes
+            return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
         return on_epoch
 
@@ -237,10 +240,10 @@ class Trainer:
         if not called:
             return None
 
-        def on_step(step: int, loss: float) -> bool:
-            self._progress = (self._progress[0], step)
+        def on_step(epoch: int, step: int, loss: float) -> bool:
+            self._progress = (epoch + 1, step)
             wishes = [hook.on_train_batch_end(step, {"loss": loss}) for hook in called]
-            return True in wishes
+            return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
         return on_step
 
@@ -280,4 +283,4 @@ def _checked_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
 
 
 def _overrides(hook: Callback, name: str) -> bool:
-    return getattr(type(hook), name) is not getattr(Callback, name)
+    return getattr(getattr(hook, name), "__func__", None) is not getattr(Callback, name)

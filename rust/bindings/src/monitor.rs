@@ -88,9 +88,9 @@ impl<F: Number> Monitor<F> for Hooks {
         self.on_step.is_some()
     }
 
-    fn step_end(&mut self, step: u64, loss: f64) -> Result<bool> {
+    fn step_end(&mut self, epoch: u64, step: u64, loss: f64) -> Result<bool> {
         self.attached(|hooks, py| match &hooks.on_step {
-            Some(hook) => hook.call1(py, (step, loss))?.is_truthy(py),
+            Some(hook) => hook.call1(py, (epoch, step, loss))?.is_truthy(py),
             None => Ok(false),
         })
     }

@@ -65,7 +65,7 @@ pub trait Monitor<F: Element> {
         false
     }
     /// After a step; true ends the training.
-    fn step_end(&mut self, _step: u64, _loss: f64) -> Result<bool> {
+    fn step_end(&mut self, _epoch: u64, _step: u64, _loss: f64) -> Result<bool> {
         Ok(false)
     }
     /// After an epoch; true ends the training.

@@ -7,7 +7,7 @@
 
 use crate::activation::apply;
 use crate::element::Element;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::{DInput, batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
 use crate::matmul::{Epilogue, Left, product};
@@ -100,6 +100,13 @@ impl<F: Element> Network<F> {
         let stream = Stream::new(seed, fill.purpose, fill.layer, 0);
         fill.initializer
             .fill(&mut values, shape, fill.fans, &stream)?;
+        if !values.iter().all(|value| value.finite()) {
+            return Err(Error::argument(
+                format!("layers, {}", slot.name),
+                format!("initial values that {} can hold", F::NAME),
+                format!("{:?}", fill.initializer),
+            ));
+        }
         let range = slot.range::<F>();
         slot.panels.pack(&values, &mut self.parameters[range]);
         Ok(())

@@ -193,7 +193,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// The plan of `layers` for rows of `inputs` features.
     pub(crate) fn of<F: Element>(layers: &[Layer], inputs: usize) -> Result<Self> {
-        check_sizes(layers, inputs)?;
+        check_sizes::<F>(layers, inputs)?;
         let mut plan = Self {
             outputs: inputs,
             ..Self::default()
@@ -336,7 +336,7 @@ impl Plan {
 }
 
 /// Refuses widths that make no network or whose matrices no machine could address.
-fn check_sizes(layers: &[Layer], inputs: usize) -> Result<()> {
+fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
     const LIMIT: usize = 1 << 31;
     if layers.is_empty() {
         return Err(Error::argument("layers", "at least one layer", "none"));
@@ -364,9 +364,13 @@ fn check_sizes(layers: &[Layer], inputs: usize) -> Result<()> {
                 Some(("rate", "a number in [0, 1)", rate.to_string()))
             }
             Layer::LayerNorm { eps } | Layer::BatchNorm { eps, .. }
-                if !(*eps > 0.0 && eps.is_finite()) =>
+                if !(F::of(*eps) > F::ZERO && F::of(*eps).finite()) =>
             {
-                Some(("eps", "a positive number", eps.to_string()))
+                Some((
+                    "eps",
+                    "a positive number that the model's dtype can hold",
+                    format!("{eps:e}"),
+                ))
             }
             Layer::BatchNorm { momentum, .. } if !(*momentum > 0.0 && *momentum <= 1.0) => {
                 Some(("momentum", "a number in (0, 1]", momentum.to_string()))

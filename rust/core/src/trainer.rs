@@ -212,7 +212,7 @@ impl<F: Element> Trainer<F> {
             whole += weight;
             if monitor.wants_steps() {
                 guard = None;
-                if monitor.step_end(self.step, loss)? {
+                if monitor.step_end(epoch, self.step, loss)? {
                     return Ok((loss_sum / whole, true));
                 }
             }
