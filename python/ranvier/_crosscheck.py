@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import activations, initializers, layers, losses, optimizers
-from ._arrays import Array, features, integer, real
+from ._arrays import Array, integer, real
 from .callbacks import Callback
 from .errors import DTypeError, RanvierError
 from .losses import Loss, LossLike, arrays_of
@@ -136,7 +136,8 @@ def crosscheck(
         else real(tolerance, "tolerance", least=0.0)
     )
     chosen = get_loss(loss)
-    x = features(X, model.dtype)
+    model._require()
+    x = model._features(X, rows=True)
     twin = _Twin(model, x, y, sample_weight, chosen, get_optimizer(optimizer), seed)
     report = CrosscheckReport(allowed)
     report.steps.append(twin.compare_gradients(min(batch_size, x.shape[0])))
@@ -176,7 +177,6 @@ class _Twin:
     ) -> None:
         from . import reference
 
-        model._require()
         self._core = model.copy()
         self._x, self._y, self._weight = x, y, sample_weight
         self._loss, self._optimizer, self._seed = loss, optimizer, seed
@@ -192,7 +192,9 @@ class _Twin:
             self._targets = np.asarray(y).tolist()
         self._rows = _rounded(x, model.dtype).tolist()
         self._reference_loss = (
-            mirror(loss, reference) if isinstance(loss, Loss) else _ListLoss(loss, model.dtype)
+            mirror(loss, reference)
+            if isinstance(loss, Loss)
+            else _ListLoss(loss, model.dtype, weighted=sample_weight is not None)
         )
         self._reference = reference.Sequential(
             [mirror(layer, reference) for layer in model.layers],
@@ -260,15 +262,17 @@ class _Twin:
 class _ListLoss:
     """A custom loss, which speaks NumPy, for the reference, which speaks lists."""
 
-    def __init__(self, loss: Any, dtype: np.dtype[Any]) -> None:
+    def __init__(self, loss: Any, dtype: np.dtype[Any], *, weighted: bool) -> None:
         self._loss = loss
         self._dtype = dtype
+        self._weighted = weighted
 
     def value_and_gradient(
         self, output: Any, target: Any, sample_weight: Any = None
     ) -> tuple[float, Any]:
         arrays = [np.asarray(output, self._dtype), np.asarray(target)]
-        if sample_weight is None:
+        # Without weights of the user's the reference has ones; the core passes none.
+        if sample_weight is None or not self._weighted:
             value, gradient = self._loss.value_and_gradient(*arrays)
         else:
             value, gradient = self._loss.value_and_gradient(
