@@ -9,7 +9,7 @@ use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
 use ranvier_core::matrix::{Buffer, Rows};
 use ranvier_core::network::{Network as CoreNetwork, Pass};
-use ranvier_core::simd;
+use ranvier_core::{pool, simd};
 
 use crate::arrays::{Number, Readable, Writable};
 use crate::errors::{Failure, guarded, raise};
@@ -103,7 +103,7 @@ impl Network {
         dtype: &str,
     ) -> PyResult<Self> {
         guarded(|| {
-            simd::isa()?;
+            check_environment()?;
             let layers = layers
                 .iter()
                 .map(LayerSpec::parse)
@@ -278,6 +278,13 @@ impl Network {
     }
 }
 
+/// Refuses a wrong `RANVIER_ISA` or `RANVIER_NUM_THREADS` where the core is first used.
+fn check_environment() -> Result<()> {
+    simd::isa()?;
+    pool::threads()?;
+    Ok(())
+}
+
 /// Shapes and values of `data` against the network.
 fn check<F: Number>(
     shared: &Shared<F>,
@@ -354,7 +361,7 @@ pub fn loss_value_and_gradient(
         })?)
     }
     guarded(|| {
-        simd::isa()?;
+        check_environment()?;
         let loss = specs::loss(&loss)?;
         let data = arrays.data(Role::Output);
         if Writable::<f64>::extract(d_output.as_borrowed()).is_ok() {
