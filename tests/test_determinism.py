@@ -127,13 +127,14 @@ def threads_as_before():
     rv.set_num_threads(before)
 
 
-def run(*arguments, code=None, **environment):
+def run(*arguments, code=None, stdin=None, **environment):
     """Runs this file (or code) in a process of its own."""
     command = [sys.executable, "-c", code] if code else [sys.executable, __file__]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("RANVIER_", "OMP_"))}
     return subprocess.run(
         [*command, *arguments],
         env=clean | environment,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=100,
@@ -330,90 +331,127 @@ USES = {
     "a first fit": "rv.Sequential([rv.Dense(1)]).fit([[1.0, 2.0]], [1.0], loss='mse')",
     "a loss": "rv.losses.MSE().value_and_gradient([[1.0]], [1.0])",
     "config": "rv.config()",
+    "threads": "rv.get_num_threads()",
 }
+WRONG_ISAS = ["", "AVX2", " avx2", "neon", "avx2,fma"]
+WRONG_THREADS = ["", "0", "-1", "1.5", "4097", "4,2", "two", "1e3", str(2**70)]
+# RANVIER_NUM_THREADS, OMP_NUM_THREADS, and what they give; None is the machine's default.
+THREADS_OF = [
+    ("3", None, 3),
+    ("3", "2", 3),
+    (" 5 ", None, 5),
+    ("4096", None, 4096),
+    (None, "5", 5),
+    (None, "4,2", 4),
+    (None, " 6 , 2", 6),
+    (None, "junk", None),
+    (None, "0", None),
+    (None, "-3", None),
+    (None, "", None),
+    (None, ",4", None),
+    (None, str(2**70), None),
+]
+
+# One process imports ranvier; a fork of it for each case sets variables and uses ranvier first.
+FORKS = """
+import json, os, sys
+import ranvier as rv
+
+for environment, use in json.load(sys.stdin):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.environ.update(environment)
+        try:
+            outcome = ["accepted", repr(eval(use))]
+        except BaseException as error:
+            outcome = [type(error).__name__, str(error)]
+        os.write(writing, json.dumps(outcome).encode() + b"\\n")
+        os._exit(0)
+    os.close(writing)
+    print(os.fdopen(reading).read(), end="", flush=True)
+    os.wait()
+"""
 
 
-def first_use(use, **environment):
-    code = (
-        "import ranvier as rv\n"
-        "print('imported', flush=True)\n"
-        "try:\n"
-        f"    {USES[use]}\n"
-        "except rv.ArgumentError as error:\n"
-        "    print('refused', error)\n"
-        "else:\n"
-        "    print('accepted')\n"
-    )
-    done = run(code=code, **environment)
+def with_isa(value, use="a model"):
+    return {"RANVIER_ISA": value}, USES[use]
+
+
+def with_threads(value, openmp=None, use="threads"):
+    given = {"RANVIER_NUM_THREADS": value, "OMP_NUM_THREADS": openmp}
+    return {k: v for k, v in given.items() if v is not None}, USES[use]
+
+
+def cases():
+    for use in ("a model", "a first fit", "a loss", "config"):
+        yield with_isa("sse9", use)
+    for value in [*WRONG_ISAS, *{"portable", "avx2", "avx512"}]:
+        yield with_isa(value)
+    for use in ("a model", "a first fit", "config"):
+        yield with_threads("many", use=use)
+    for value in WRONG_THREADS:
+        yield with_threads(value)
+    for value, openmp, _ in THREADS_OF:
+        yield with_threads(value, openmp)
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """(class of the error or "accepted", message or repr) of a case."""
+    every = list(cases())
+    done = run(code=FORKS, stdin=json.dumps(every))
     assert done.returncode == 0, done.stderr
-    imported, outcome = done.stdout.splitlines()
-    assert imported == "imported"
-    return outcome
+    found = map(json.loads, done.stdout.splitlines())
+    by_case = {json.dumps(case): tuple(o) for case, o in zip(every, found, strict=True)}
+    return lambda case: by_case[json.dumps(case)]
 
 
-@pytest.mark.parametrize("use", USES)
-def test_an_unknown_instruction_set_is_an_error_at_first_use(use):
-    outcome = first_use(use, RANVIER_ISA="sse9")
-    assert outcome.startswith("refused RANVIER_ISA: ")
-    assert "sse9" in outcome
-    assert "portable" in outcome
+@pytest.mark.parametrize("use", ["a model", "a first fit", "a loss", "config"])
+def test_an_unknown_instruction_set_is_an_error_at_first_use(use, outcome):
+    kind, message = outcome(with_isa("sse9", use))
+    assert kind == "ArgumentError"
+    assert message.startswith("RANVIER_ISA: ")
+    assert "sse9" in message
+    assert "portable" in message
 
 
-@pytest.mark.parametrize("value", ["", "AVX2", " avx2", "neon", "avx2,fma"])
-def test_instruction_sets_by_their_exact_names(value):
-    assert first_use("a model", RANVIER_ISA=value).startswith("refused RANVIER_ISA: ")
+@pytest.mark.parametrize("value", WRONG_ISAS)
+def test_instruction_sets_by_their_exact_names(value, outcome):
+    kind, message = outcome(with_isa(value))
+    assert kind == "ArgumentError"
+    assert message.startswith("RANVIER_ISA: ")
 
 
-def test_an_instruction_set_that_the_machine_lacks_is_an_error():
-    lacking = {"portable", "avx2", "avx512"} - set(isas())
-    if not lacking:
-        pytest.skip("this machine has all")
-    for isa in lacking:
-        assert first_use("a model", RANVIER_ISA=isa).startswith("refused RANVIER_ISA: ")
+@pytest.mark.parametrize("value", ["portable", "avx2", "avx512"])
+def test_an_instruction_set_that_the_machine_lacks_is_an_error(value, outcome):
+    kind, message = outcome(with_isa(value))
+    if value in isas():
+        assert kind == "accepted"
+    else:
+        assert kind == "ArgumentError"
+        assert message.startswith("RANVIER_ISA: ")
 
 
 @pytest.mark.parametrize("use", ["a model", "a first fit", "config"])
-def test_a_wrong_number_of_threads_is_an_error_at_first_use(use):
-    outcome = first_use(use, RANVIER_NUM_THREADS="many")
-    assert outcome.startswith("refused RANVIER_NUM_THREADS: ")
-    assert "many" in outcome
+def test_a_wrong_number_of_threads_is_an_error_at_first_use(use, outcome):
+    kind, message = outcome(with_threads("many", use=use))
+    assert kind == "ArgumentError"
+    assert message.startswith("RANVIER_NUM_THREADS: ")
+    assert "many" in message
 
 
-@pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "4097", "4,2", "two", "1e3", str(2**70)])
-def test_numbers_of_threads_are_integers_from_1_to_4096(value):
-    outcome = first_use("config", RANVIER_NUM_THREADS=value)
-    assert outcome.startswith("refused RANVIER_NUM_THREADS: ")
-    assert "1 to 4096" in outcome
+@pytest.mark.parametrize("value", WRONG_THREADS)
+def test_numbers_of_threads_are_integers_from_1_to_4096(value, outcome):
+    kind, message = outcome(with_threads(value))
+    assert kind == "ArgumentError"
+    assert message.startswith("RANVIER_NUM_THREADS: ")
+    assert "1 to 4096" in message
 
 
-def threads_with(**environment):
-    done = run(code="import ranvier as rv; print(rv.get_num_threads())", **environment)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-@pytest.mark.parametrize(
-    ("ranvier", "openmp", "count"),
-    [
-        ("3", None, 3),
-        ("3", "2", 3),
-        (" 5 ", None, 5),
-        ("4096", None, 4096),
-        (None, "5", 5),
-        (None, "4,2", 4),
-        (None, " 6 , 2", 6),
-        (None, "junk", None),
-        (None, "0", None),
-        (None, "-3", None),
-        (None, "", None),
-        (None, ",4", None),
-        (None, str(2**70), None),
-    ],
-)
-def test_threads_come_from_the_environment(ranvier, openmp, count):
-    given = {"RANVIER_NUM_THREADS": ranvier, "OMP_NUM_THREADS": openmp}
-    found = threads_with(**{k: v for k, v in given.items() if v is not None})
-    assert found == (count or len(os.sched_getaffinity(0)))
+@pytest.mark.parametrize(("ranvier", "openmp", "count"), THREADS_OF)
+def test_threads_come_from_the_environment(ranvier, openmp, count, outcome):
+    expected = count or len(os.sched_getaffinity(0))
+    assert outcome(with_threads(ranvier, openmp)) == ("accepted", str(expected))
 
 
 def test_set_num_threads_comes_before_the_environment():

@@ -67,7 +67,7 @@ def test_two_spirals():
 
 
 SINE_OPTIMIZERS = {
-    "sgd": rv.SGD(learning_rate=0.2),
+    "sgd": rv.SGD(learning_rate=0.05),
     "momentum": rv.SGD(learning_rate=0.02, momentum=0.9),
     "nesterov": rv.SGD(learning_rate=0.02, momentum=0.9, nesterov=True),
     "sgd keras": rv.SGD(learning_rate=0.02, momentum=0.9, nesterov=True, dialect="keras"),
