@@ -6,7 +6,7 @@
 use pyo3::buffer::{ElementType, PyUntypedBuffer};
 use pyo3::prelude::*;
 use ranvier_core::element::Element;
-use ranvier_core::matrix::{Source, SourceType};
+use ranvier_core::source::{Source, SourceType};
 
 use crate::errors::raise;
 

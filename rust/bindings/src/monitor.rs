@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use ranvier_core::data::Role;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{EpochReport, Monitor};
-use ranvier_core::matrix::Rows;
+use ranvier_core::source::Rows;
 
 use crate::arrays::{Number, Writable};
 

@@ -7,8 +7,9 @@ use ranvier_core::data::{BatchTargets, Data, Objective, Role, Targets};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
-use ranvier_core::matrix::{Buffer, Rows};
+use ranvier_core::matrix::Buffer;
 use ranvier_core::network::{Network as CoreNetwork, Pass};
+use ranvier_core::source::Rows;
 use ranvier_core::{pool, simd};
 
 use crate::arrays::{Number, Readable, Writable};

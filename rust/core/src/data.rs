@@ -5,7 +5,8 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
 use crate::loss::{Loss, Target};
-use crate::matrix::{Buffer, Rows, Source};
+use crate::matrix::Buffer;
+use crate::source::{Rows, Source};
 
 /// Rows scanned between two looks at the monitor.
 const SCAN_ROWS: usize = 4096;

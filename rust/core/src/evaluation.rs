@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::matrix::{Buffer, Panels, Rows, Source};
+use crate::matrix::{Buffer, Panels};
 use crate::network::{Network, Pass};
+use crate::source::{Rows, Source};
 
 /// How often the monitor is asked.
 pub(crate) const TICK: Duration = Duration::from_millis(50);

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod pool;
 pub mod rng;
 pub mod simd;
+pub mod source;
 pub mod trainer;
 
 /// Version of the numerics contract; results change only when it does.

@@ -7,10 +7,11 @@ use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
-use crate::matrix::{Buffer, Rows};
+use crate::matrix::Buffer;
 use crate::network::{Network, Pass, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::rng::{identity_order, shuffle};
+use crate::source::Rows;
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]

@@ -12,10 +12,10 @@ use ranvier_core::error::Result;
 use ranvier_core::evaluation::{Monitor, Shared};
 use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
-use ranvier_core::matrix::{Rows, Source};
 use ranvier_core::network::Network;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
 use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::source::{Rows, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
 
 struct Counting;

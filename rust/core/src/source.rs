@@ -1,0 +1,200 @@
+//! Foreign arrays: read in place, never referenced.
+
+#![allow(unsafe_code, reason = "memory that others own")]
+
+use std::marker::PhantomData;
+
+use crate::element::Element;
+use crate::matrix::Panels;
+
+/// Element types of foreign arrays that are read in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceType {
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+}
+
+/// A foreign two-dimensional array: any strides, read-only, converted element by element as it is read.
+/// This is the only place where memory that others own is touched, and only through raw pointers, so a
+/// caller that writes the array meanwhile gets mixed values, never a broken reference.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    start: *const u8,
+    kind: SourceType,
+    pub rows: usize,
+    pub cols: usize,
+    row_stride: isize,
+    col_stride: isize,
+    owner: PhantomData<&'a [u8]>,
+}
+
+// SAFETY: only reads, through raw pointers; the owner outlives 'a.
+unsafe impl Send for Source<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Source<'_> {}
+
+impl<'a> Source<'a> {
+    /// # Safety
+    /// For every `row < rows` and `col < cols`, the element of `kind` at byte offset
+    /// `row * row_stride + col * col_stride` from `start` must be readable during `'a`
+    /// (it need not be aligned).
+    pub unsafe fn new(
+        start: *const u8,
+        kind: SourceType,
+        (rows, cols): (usize, usize),
+        (row_stride, col_stride): (isize, isize),
+    ) -> Self {
+        Self {
+            start,
+            kind,
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// A row-major slice of the crate's own.
+    pub fn from_slice<F: Element>(values: &'a [F], rows: usize, cols: usize) -> Self {
+        assert_eq!(values.len(), rows * cols);
+        let kind = if size_of::<F>() == 4 {
+            SourceType::F32
+        } else {
+            SourceType::F64
+        };
+        let item = size_of::<F>() as isize;
+        // SAFETY: the slice has rows * cols elements, contiguous and row-major.
+        unsafe {
+            Self::new(
+                values.as_ptr().cast(),
+                kind,
+                (rows, cols),
+                (item * cols as isize, item),
+            )
+        }
+    }
+
+    /// Copies columns `[first, first + out.len())` of `row`.
+    #[inline]
+    pub fn read<F: Element>(&self, row: usize, first: usize, out: &mut [F]) {
+        assert!(row < self.rows && first + out.len() <= self.cols);
+        let item = size_of::<F>() as isize;
+        let same = matches!(
+            (self.kind, F::NAME),
+            (SourceType::F32, "f32") | (SourceType::F64, "f64")
+        );
+        if same && self.col_stride == item {
+            let offset = row as isize * self.row_stride + first as isize * item;
+            // SAFETY: the elements of the row are contiguous and of type F; both ends were checked.
+            unsafe {
+                let from = self.start.offset(offset);
+                std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().cast(), size_of_val(out));
+            }
+            return;
+        }
+        match self.kind {
+            SourceType::F32 => self.convert(row, first, out, |v: f32| F::of(f64::from(v))),
+            SourceType::F64 => self.convert(row, first, out, |v: f64| F::of(v)),
+            SourceType::I8 => self.convert(row, first, out, |v: i8| F::of(f64::from(v))),
+            SourceType::I16 => self.convert(row, first, out, |v: i16| F::of(f64::from(v))),
+            SourceType::I32 => self.convert(row, first, out, |v: i32| F::of(f64::from(v))),
+            SourceType::I64 => self.convert(row, first, out, |v: i64| F::of_integer(v.into())),
+            SourceType::U8 => self.convert(row, first, out, |v: u8| F::of(f64::from(v))),
+            SourceType::U16 => self.convert(row, first, out, |v: u16| F::of(f64::from(v))),
+            SourceType::U32 => self.convert(row, first, out, |v: u32| F::of(f64::from(v))),
+            SourceType::U64 => self.convert(row, first, out, |v: u64| F::of_integer(v.into())),
+        }
+    }
+
+    /// Reads elements of type `T`, which must be that of `kind`; row and columns were checked.
+    #[inline(always)]
+    fn convert<T, F>(&self, row: usize, first: usize, out: &mut [F], convert: impl Fn(T) -> F) {
+        for (i, value) in out.iter_mut().enumerate() {
+            let offset = row as isize * self.row_stride + (first + i) as isize * self.col_stride;
+            // SAFETY: `read` has checked row and column; `new` promises the rest.
+            *value = convert(unsafe { self.start.offset(offset).cast::<T>().read_unaligned() });
+        }
+    }
+
+    /// Copies the rows named by `order` into panels of `order.len()` rows.
+    pub fn gather<F: Element>(&self, order: Rows<'_>, panels: &mut [F]) {
+        let shape = Panels::new(order.len(), self.cols);
+        for p in 0..shape.count::<F>() {
+            for row in 0..shape.rows {
+                let used = shape.used::<F>(p);
+                let at = shape.row::<F>(p, row).start;
+                self.read(order.get(row), p * F::PANEL, &mut panels[at..at + used]);
+            }
+        }
+    }
+
+    /// Copies the rows named by `order` one after the other.
+    pub fn gather_rows<F: Element>(&self, order: Rows<'_>, out: &mut [F]) {
+        for (row, out) in out
+            .chunks_exact_mut(self.cols)
+            .enumerate()
+            .take(order.len())
+        {
+            self.read(order.get(row), 0, out);
+        }
+    }
+}
+
+/// Rows of the data that make a batch: picked one by one, or a range.
+#[derive(Clone, Copy)]
+pub enum Rows<'a> {
+    Picked(&'a [u32]),
+    Range { first: usize, count: usize },
+}
+
+impl Rows<'_> {
+    pub fn len(self) -> usize {
+        match self {
+            Self::Picked(rows) => rows.len(),
+            Self::Range { count, .. } => count,
+        }
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline(always)]
+    pub fn get(self, index: usize) -> usize {
+        match self {
+            Self::Picked(rows) => rows[index] as usize,
+            Self::Range { first, .. } => first + index,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_reads_any_stride_and_type() {
+        let data: [i16; 6] = [1, -2, 3, 4, 5, -6];
+        // SAFETY: two rows of three columns, read from the last element backwards.
+        let source = unsafe {
+            Source::new(
+                data.as_ptr().add(5).cast(),
+                SourceType::I16,
+                (2, 3),
+                (-6, -2),
+            )
+        };
+        let mut out = [0.0f32; 6];
+        source.gather_rows(Rows::Range { first: 0, count: 2 }, &mut out);
+        assert_eq!(out, [-6.0, 5.0, 4.0, 3.0, -2.0, 1.0]);
+    }
+}
