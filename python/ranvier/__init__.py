@@ -11,6 +11,8 @@ right means.
     (1797, 10)
 """
 
+from typing import Any
+
 from . import activations, datasets, errors, initializers, losses, optimizers
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
@@ -70,6 +72,16 @@ __all__ = [
     "initializers",
     "losses",
     "optimizers",
+    "reference",
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The reference is for reading and checking: it is imported when it is asked for.
+    if name == "reference":
+        from importlib import import_module
+
+        return import_module("ranvier.reference")
+    raise AttributeError(f"module 'ranvier' has no attribute {name!r}")

@@ -29,9 +29,13 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
                 f"fill them with {name}.filled(...)"
             )
         value = value.data
+    if isinstance(value, (list, tuple)) and any(map(np.ma.is_masked, value)):
+        raise ArgumentError(
+            f"{name}: expected an array without missing values, got rows with masked values"
+        )
     array = _as_array(value, name)
     if array.dtype.kind == "O" and _is_frame(value) and not _offender(value):
-        array = _as_array(_filled(value, dtype), name)
+        array = _filled(value, array, dtype)
     if array.dtype.kind not in "fiub":
         if hasattr(type(value), "toarray"):
             raise DTypeError(
@@ -72,9 +76,12 @@ def _is_frame(value: Any) -> bool:
     return hasattr(type(value), "to_numpy") and hasattr(type(value), "iloc")
 
 
-def _filled(value: Any, dtype: DTypeLike) -> Any:
-    """A frame of nullable columns as floats, a missing value being NaN."""
-    return value.to_numpy(dtype=dtype, na_value=np.nan)
+def _filled(value: Any, array: Array, dtype: DTypeLike) -> Array:
+    """A frame of nullable columns as floats, a missing value being NaN; else `array` as it is."""
+    try:
+        return np.asarray(value.to_numpy(dtype=dtype, na_value=np.nan))
+    except (TypeError, ValueError):
+        return array
 
 
 def _description(value: Any, array: Array) -> str:

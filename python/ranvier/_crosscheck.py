@@ -37,7 +37,7 @@ class StepErrors:
     errors: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrosscheckReport:
     """Deviations between core and reference.
 
@@ -78,6 +78,8 @@ class CrosscheckReport:
             f"allowed {self.tolerance:.0e} per step"
         )
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def crosscheck(

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo", help="train on the bundled handwritten digits and check against the reference"
     )
     demo.add_argument("--epochs", type=_positive, default=60, metavar="N", help="default 60")
-    demo.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default 0")
     demo.add_argument("--threads", type=_positive, metavar="N", help="default: all cores")
     demo.add_argument("--plot", type=Path, metavar="FILE", help="write the loss curves (png, svg)")
     demo.set_defaults(run=_demo)
@@ -73,10 +73,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return number
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^64 - 1, got {text}")
+    return int(text)
 
 
 def _config(options: argparse.Namespace) -> int:

@@ -388,7 +388,7 @@ class Adapter:
             gradient = np.asarray(gradient)
             if gradient.dtype.kind not in "fiub":
                 raise TypeError(f"a gradient of dtype {gradient.dtype}")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ArgumentError(
                 "loss: expected value_and_gradient to return (float, array), "
                 f"got {type(result).__name__} ({error})"

@@ -264,8 +264,10 @@ class Sequential:
             y: targets as the loss takes them.
             loss: a name, an object of `ranvier.losses`, or a custom loss.
             sample_weight: (rows,), 0 or more, not all 0.
-            training: use the batch's statistics in BatchNorm and drop values in Dropout.
-            step: number that chooses the dropout masks, together with the model's seed.
+            training: use the batch's statistics in BatchNorm and drop values in Dropout. The
+                running statistics of BatchNorm move in a `Trainer` only.
+            step: number that chooses the dropout masks, together with the model's seed (a Trainer
+                of that seed has them in epoch `step`).
 
         Returns:
             The value, and gradients by parameter name; `gradients.d_input` is the input's.
@@ -290,7 +292,7 @@ class Sequential:
             spec,
             boolean(training, "training"),
             self._seed,
-            integer(step, "step", least=0),
+            integer(step, "step", least=0, most=2**32 - 1),
             [np.atleast_1d(gradient) for gradient in gradients.values()],
             d_input,
         )
@@ -307,6 +309,9 @@ class Sequential:
         **options: Any,
     ) -> History:
         """Trains by a `Trainer` made for this call: `Trainer(self, ...).fit(X, y, **options)`.
+
+        Options: epochs=1, batch_size=32, shuffle=True, validation_data=None, sample_weight=None,
+        callbacks=(); see `Trainer.fit`. To score, or to go on later, keep a `Trainer` yourself.
 
         Example:
             >>> import numpy as np, ranvier as rv
@@ -340,7 +345,7 @@ def core_loss(
 def checked_model(model: Any) -> Sequential:
     """The model, if it is one."""
     if not isinstance(model, Sequential):
-        raise DTypeError(f"model: expected a ranvier.Sequential, got {model!r}")
+        raise DTypeError(f"model: expected a ranvier.Sequential, got {type(model).__name__}")
     return model
 
 

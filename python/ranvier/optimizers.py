@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from . import _core
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 
 
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False)
 class Optimizer:
-    """Base of the optimisers.
+    """Base of the optimisers. Options are fixed; another rate is another optimiser.
 
     Args:
         learning_rate: γ > 0; None is the dialect's default.
@@ -71,7 +72,7 @@ class Optimizer:
             raise ArgumentError(
                 f"dialect: expected one of {', '.join(dialects)}, got {self.dialect!r}"
             )
-        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        options = self._options()
         for name, value in self._defaults().items():
             if options[name] is None:
                 options[name] = value
@@ -101,7 +102,8 @@ class Optimizer:
         Raises:
             ArgumentError: a gradient is missing or superfluous, or the model is another one.
             ShapeError: a gradient has not its parameter's shape.
-            DivergedError: with clip_norm, the norm is not finite. Nothing has changed.
+            DivergedError: a gradient or, with clip_norm, the norm is not finite. Nothing has
+                changed.
 
         Example:
             >>> import numpy as np, ranvier as rv
@@ -117,7 +119,8 @@ class Optimizer:
         from .model import checked_model
 
         network = checked_model(model)._require()
-        if self._stepper is not None and not self._stepper.follows(network):
+        stepper = self._stepper
+        if stepper is not None and not stepper.follows(network):
             raise ArgumentError(
                 "model: expected the model of this optimizer's first step, got another one; "
                 "make one optimizer for each model"
@@ -140,13 +143,27 @@ class Optimizer:
                     f"gradients[{name!r}]: expected shape {tuple(shape)}, got {array.shape}"
                 )
             arrays.append(array.reshape(-1, 1) if array.ndim == 0 else array)
-        if self._stepper is None:
-            self._stepper = _core.Stepper(network, self._spec())
-        self._stepper.step(arrays)
+        if stepper is None:
+            stepper = _core.Stepper(network, self._spec())
+            object.__setattr__(self, "_stepper", stepper)
+        stepper.step(arrays)
+
+    def _options(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
     def copy(self) -> Self:
         """The same definition without moments."""
-        return type(self)(**{f.name: getattr(self, f.name) for f in fields(self) if f.init})
+        return type(self)(**self._options())
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A definition is immutable; moments stay with the model that they were made for."""
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        """A pickle holds the definition, not the moments."""
+        return partial(type(self), **self._options()), ()
 
     def __repr__(self) -> str:
         """The call that makes the optimiser, without defaults."""
@@ -155,7 +172,7 @@ class Optimizer:
         return f"{type(self).__name__}({options})"
 
 
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False)
 class SGD(Optimizer):
     """Stochastic gradient descent; with batch_size = len(X), gradient descent.
 
@@ -200,7 +217,7 @@ class SGD(Optimizer):
         return options
 
 
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False)
 class Adam(Optimizer):
     """Adam: steps scaled by running moments of the gradient (Kingma and Ba 2015).
 
@@ -242,7 +259,7 @@ class Adam(Optimizer):
         return options
 
 
-@dataclass(repr=False)
+@dataclass(frozen=True, repr=False)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 

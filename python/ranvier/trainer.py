@@ -115,6 +115,11 @@ class Trainer:
             f"epoch={self.epoch} step={self.step}>"
         )
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a ranvier trainer cannot be pickled or copied yet; make one from copies of its parts"
+        )
+
     def fit(
         self,
         X: ArrayLike,

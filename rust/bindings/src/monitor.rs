@@ -98,6 +98,8 @@ impl<F: Number> Monitor<F> for Hooks {
     fn epoch_end(&mut self, report: &EpochReport) -> Result<bool> {
         self.attached(|hooks, py| match &hooks.on_epoch {
             Some(hook) => {
+                // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
+                let pending = py.check_signals();
                 let validation = report.validation.map(|v| (v.loss, v.accuracy));
                 let arguments = (
                     report.epoch,
@@ -106,7 +108,9 @@ impl<F: Number> Monitor<F> for Hooks {
                     validation,
                     report.seconds,
                 );
-                hook.call1(py, arguments)?.is_truthy(py)
+                let stop = hook.call1(py, arguments)?.is_truthy(py)?;
+                pending?;
+                Ok(stop)
             }
             None => Ok(false),
         })

@@ -203,11 +203,15 @@ fn step<F: crate::arrays::Number>(
         network.pack_into(index, &copied::<F>(gradient)?, &mut flat);
     }
     let step = state.step;
-    let done = optimizer.step(state, &mut network.parameters, &mut flat);
-    network.version += 1;
-    done.map_err(|_| Error::Diverged {
-        what: "the norm of the gradient".to_owned(),
+    let diverged = |what: &str| Error::Diverged {
+        what: what.to_owned(),
         epoch: 0,
         step,
-    })
+    };
+    if !flat.iter().all(|value| value.finite()) {
+        return Err(diverged("a gradient"));
+    }
+    let done = optimizer.step(state, &mut network.parameters, &mut flat);
+    network.version += 1;
+    done.map_err(|_| diverged("the norm of the gradient"))
 }

@@ -77,6 +77,15 @@ impl Activation {
         })
     }
 
+    /// The slope or α, where there is one.
+    pub fn parameter(self) -> Option<f64> {
+        match self {
+            Self::LeakyRelu { slope } => Some(slope),
+            Self::Elu { alpha } => Some(alpha),
+            _ => None,
+        }
+    }
+
     /// Whether He initialisation suits the layer in front.
     pub fn relu_like(self) -> bool {
         matches!(

@@ -178,10 +178,11 @@ impl Data<'_> {
                 whole += weight[0];
             }
         }
-        if self.weights.is_some() && !(whole > 0.0 && whole.is_finite()) {
+        // Far inside the range of f64, so that products with losses neither vanish nor overflow.
+        if self.weights.is_some() && !(1e-200..=1e200).contains(&whole) {
             return Err(Error::argument(
                 self.name("sample_weight"),
-                "weights with a positive, finite sum",
+                "weights with a positive, finite sum, from 1e-200 to 1e200",
                 format!("the sum {whole}"),
             ));
         }

@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Self::Diverged { what, epoch, step } => write!(
                 f,
                 "training diverged: {what} is not finite (epoch {epoch}, step {step}); \
-                 the model holds the parameters of the last finite epoch; \
+                 the model holds its last finite parameters; \
                  a smaller learning_rate or clip_norm usually helps"
             ),
             Self::Interrupted => write!(f, "interrupted"),

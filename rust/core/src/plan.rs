@@ -360,6 +360,19 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
             Layer::Dense { units, .. } if *units == 0 || *units > LIMIT => {
                 Some(("units", "a positive number up to 2^31", units.to_string()))
             }
+            Layer::Dense {
+                activation: AnyActivation::Elementwise(activation),
+                ..
+            }
+            | Layer::Activation(AnyActivation::Elementwise(activation))
+                if activation.parameter().is_some_and(|p| !F::of(p).finite()) =>
+            {
+                Some((
+                    "activation",
+                    "a parameter that the model's dtype can hold",
+                    format!("{activation:?}"),
+                ))
+            }
             Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {
                 Some(("rate", "a number in [0, 1)", rate.to_string()))
             }
