@@ -421,7 +421,7 @@ def test_a_norm_that_is_not_finite_changes_nothing(bad, dtype):
     (optimizer, model), (untouched, twin) = start(), start()
     optimizer.step(model, GOOD)
     untouched.step(twin, GOOD)
-    with pytest.raises(rv.DivergedError, match="norm of the gradient") as caught:
+    with pytest.raises(rv.DivergedError, match="gradient is not finite") as caught:
         optimizer.step(model, {**GOOD, "0.bias": np.array([1.0, bad])})
     assert isinstance(caught.value, ArithmeticError)
     np.testing.assert_array_equal(theta_of(model), theta_of(twin))

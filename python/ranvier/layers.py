@@ -150,8 +150,8 @@ class BatchNorm(Layer):
     a = weight·(x − mean)/√(var + eps) + bias (Ioffe and Szegedy 2015). Training uses the batch's
     statistics, weighted by `sample_weight` (so that a row of weight 0 is absent), and moves the
     running ones: running ← (1 − momentum)·running + momentum·batch, the running variance being
-    the unbiased one. Evaluation uses the running ones. A batch with fewer than two rows of
-    positive weight does not move them.
+    made unbiased by W/(W − 1) where the sum of weights W is at least 2. Evaluation uses the
+    running ones. A batch with fewer than two rows of positive weight does not move them.
 
     Args:
         momentum: share of the new batch, in (0, 1]. PyTorch's meaning; Keras's momentum is 1 minus

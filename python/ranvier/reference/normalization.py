@@ -112,7 +112,7 @@ class BatchNorm:
     In training the statistics are those of the batch, weighted: a row of weight k counts k
     times, a row of weight 0 not at all. In evaluation they are the running ones, which training
     moves: running = (1 - momentum) * running + momentum * batch. There the batch's variance is
-    made unbiased by W / (W - 1) if W, the sum of the weights, is above 1. A batch with fewer
+    made unbiased by W / (W - 1) if W, the sum of the weights, is at least 2. A batch with fewer
     than two rows of positive weight leaves the running statistics alone.
 
     Args:
@@ -187,7 +187,7 @@ class BatchNorm:
         if sum(weight > 0.0 for weight in weights) < 2:
             return {}
         count = total(weights)
-        unbiased = count / (count - 1.0) if count > 1.0 else 1.0
+        unbiased = count / (count - 1.0) if count >= 2.0 else 1.0
         means = [mean for mean, _ in moments]
         variances = [variance * unbiased for _, variance in moments]
         return {

@@ -112,7 +112,12 @@ impl Trainer {
 
     /// (epochs begun, steps done) over the trainer's life; None while it fits.
     fn progress(&self) -> Option<(u64, u64)> {
-        match &*self.trainer.try_lock().ok()? {
+        let trainer = match self.trainer.try_lock() {
+            Ok(trainer) => trainer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        match &*trainer {
             AnyTrainer::F32(trainer) => Some((trainer.epoch, trainer.step)),
             AnyTrainer::F64(trainer) => Some((trainer.epoch, trainer.step)),
         }

@@ -3,13 +3,11 @@
 
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::evaluation::Clock;
 use crate::lanes;
 use crate::loss::{Loss, Target};
 use crate::matrix::Buffer;
 use crate::source::{Rows, Source};
-
-/// Rows scanned between two looks at the monitor.
-const SCAN_ROWS: usize = 4096;
 
 /// Targets: values (rows x columns) or class labels (rows x 1, integers).
 #[derive(Clone, Copy)]
@@ -116,7 +114,7 @@ impl Data<'_> {
     }
 
     /// Checks every value: features finite (unless `nan_allowed`), targets what the loss takes, weights finite,
-    /// not negative and not all zero. `tick` runs every few thousand rows.
+    /// not negative and not all zero. `tick` runs about every 50 ms.
     pub fn check_values<F: Element>(
         &self,
         objective: Objective<'_>,
@@ -125,13 +123,14 @@ impl Data<'_> {
         tick: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut whole = 0.0;
+        let mut clock = Clock::new();
         let mut features = Buffer::<F>::zeroed(self.x.cols)?;
         let mut values = match &self.targets {
             Some(Targets::Values(y)) => Buffer::<F>::zeroed(y.cols)?,
             _ => Buffer::zeroed(0)?,
         };
         for row in 0..self.rows() {
-            if row % SCAN_ROWS == SCAN_ROWS - 1 {
+            if clock.due() {
                 tick()?;
             }
             self.x.read::<F>(row, 0, &mut features);

@@ -103,9 +103,9 @@ impl Clock {
         let since = now - self.checked;
         self.checked = now;
         if since < TICK / 16 {
-            self.stride = (self.stride * 2).min(1 << 12);
+            self.stride = (self.stride * 2).min(64);
         } else if since > TICK / 8 {
-            self.stride = (self.stride / 2).max(1);
+            self.stride = 1;
         }
         self.left = self.stride;
         let due = now - self.last >= TICK;
@@ -143,7 +143,17 @@ pub fn predict<F: Element>(
     out: &mut [F],
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let outputs = shared.read().outputs;
+    let (inputs, outputs) = {
+        let network = shared.read();
+        (network.inputs, network.outputs)
+    };
+    if x.cols != inputs || out.len() != x.rows * outputs {
+        return Err(Error::shape(
+            "X and out",
+            format!("{inputs} and {outputs} columns"),
+            format!("{} columns and {} values", x.cols, out.len()),
+        ));
+    }
     let mut workspace = shared.read().workspace(ROWS.min(x.rows), false, false)?;
     let mut copy: Option<Network<F>> = None;
     let mut version = None;
@@ -193,6 +203,7 @@ pub fn evaluate<F: Element>(
     let mut d_output = Buffer::<F>::zeroed(chunk * outputs)?;
     let classifies = matches!(objective, Objective::Core(loss) if loss.classifies());
     let (mut loss_sum, mut correct, mut whole) = (0.0, 0.0, 0.0);
+    let mut clock = Clock::new();
     for first in (0..data.rows()).step_by(ROWS) {
         let count = ROWS.min(data.rows() - first);
         let rows = Rows::Range { first, count };
@@ -218,7 +229,9 @@ pub fn evaluate<F: Element>(
             loss_sum += value * weight;
             whole += weight;
         }
-        monitor.tick()?;
+        if clock.due() {
+            monitor.tick()?;
+        }
     }
     Ok(Report {
         loss: loss_sum / whole,

@@ -257,7 +257,11 @@ kernel! {
             let z = &output[row * outputs..(row + 1) * outputs];
             let d = &mut d_output[row * outputs..(row + 1) * outputs];
             let row_loss = match target {
-                Target::Labels(labels) => cross_entropy(loss, z, Goal::Label(labels[row] as usize), d),
+                Target::Labels(labels) => {
+                    // Labels were checked; one that its owner changed meanwhile must stay in range.
+                    let label = (labels[row] as usize).min(outputs - 1);
+                    cross_entropy(loss, z, Goal::Label(label), d)
+                }
                 Target::Values(y) => {
                     let y = &y[row * width..(row + 1) * width];
                     row_of_values(loss, z, y, d)

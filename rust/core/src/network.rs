@@ -22,7 +22,7 @@ pub struct Network<F: Element> {
     pub state_slots: Vec<Slot>,
     pub parameters: Buffer<F>,
     pub state: Buffer<F>,
-    /// Raised by every change of parameters from outside, so that copies derived from them are renewed.
+    /// Raised by every change of parameters, so that what was derived from them is renewed.
     pub version: u64,
     pub inputs: usize,
     pub outputs: usize,

@@ -84,7 +84,8 @@ struct Pool {
     process: u32,
     /// Held by the thread whose call is running.
     turn: Mutex<()>,
-    /// The job of the running call. Written only while `open` is false and `active` is 0.
+    /// The job of the running call. Written only while `open` is false and no helper that saw it open is
+    /// still active.
     job: std::cell::UnsafeCell<Job>,
     open: AtomicBool,
     next: AtomicUsize,
@@ -173,8 +174,8 @@ impl Pool {
         // SAFETY: only the lifetime changes. Helpers use the task only while `open`, and this
         // function does not return (or unwind) before `open` is false and `active` is 0.
         let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
-        // SAFETY: `open` is false and `active` was seen to be 0 when the previous call ended; a
-        // helper reads `job` only after it has seen `open`, which is set below.
+        // SAFETY: `open` is false, and every helper that saw it open had left when the previous call
+        // ended; a helper reads `job` only after it has seen `open`, which is set below.
         unsafe {
             *self.job.get() = Job {
                 task: erased,

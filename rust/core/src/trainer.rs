@@ -175,6 +175,11 @@ impl<F: Element> Trainer<F> {
             batch.targets.gather(&plan.data, picked);
             let weight = batch.targets.whole(count);
             if weight <= 0.0 {
+                let_others_in(shared, &mut guard);
+                if clock.due() {
+                    guard = None;
+                    monitor.tick()?;
+                }
                 continue;
             }
             let pass = Pass {

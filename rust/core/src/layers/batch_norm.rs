@@ -21,7 +21,8 @@ kernel! {
         input: &[F],
         statistics: Statistics<'_, F>,
     )[F] {
-        let whole = F::of(whole);
+        // Without weights the sum is divided once.
+        let divisor = F::of(if weights.is_some() { 1.0 } else { whole });
         for p in 0..shape.count::<F>() {
             let width = shape.width::<F>(p);
             let columns = p * F::PANEL..p * F::PANEL + width;
@@ -31,7 +32,8 @@ kernel! {
             mean.fill(F::ZERO);
             var.fill(F::ZERO);
             for (row, values) in rows.clone().enumerate() {
-                let w = F::of(weights.map_or(1.0, |weights| weights[row]));
+                // Shares rather than weights, so that their scale does not matter.
+                let w = F::of(weights.map_or(1.0, |weights| weights[row] / whole));
                 if w == F::ZERO {
                     continue;
                 }
@@ -40,10 +42,11 @@ kernel! {
                 }
             }
             for mean in mean.iter_mut() {
-                *mean = *mean / whole;
+                *mean = *mean / divisor;
             }
             for (row, values) in rows.enumerate() {
-                let w = F::of(weights.map_or(1.0, |weights| weights[row]));
+                // Shares rather than weights, so that their scale does not matter.
+                let w = F::of(weights.map_or(1.0, |weights| weights[row] / whole));
                 if w == F::ZERO {
                     continue;
                 }
@@ -52,7 +55,7 @@ kernel! {
                 }
             }
             for var in var.iter_mut() {
-                *var = *var / whole;
+                *var = *var / divisor;
             }
         }
     }
@@ -148,7 +151,7 @@ kernel! {
     }
 }
 
-/// running = (1 − momentum)·running + momentum·batch; the variance is made unbiased by W/(W − 1) when W > 1.
+/// running = (1 − momentum)·running + momentum·batch; the variance is made unbiased by W/(W − 1) when W >= 2.
 pub fn track<F: Element>(
     momentum: f64,
     whole: f64,
@@ -156,7 +159,7 @@ pub fn track<F: Element>(
     batch: (&[F], &[F]),
 ) {
     let (keep, fresh) = (F::of(1.0 - momentum), F::of(momentum));
-    let unbiased = if whole > 1.0 {
+    let unbiased = if whole >= 2.0 {
         whole / (whole - 1.0)
     } else {
         1.0
