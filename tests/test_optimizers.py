@@ -569,3 +569,19 @@ def test_a_gradient_of_zero_leaves_a_fresh_model_where_it_is():
         if not options.get("weight_decay") and name != "AdamW":
             theta = one_step(getattr(rv, name)(**options), START, np.zeros(6))
             assert theta.tolist() == START
+
+
+@pytest.mark.parametrize("optimizer", [rv.SGD(), rv.Adam()], ids=repr)
+def test_a_gradient_that_is_not_finite_never_reaches_the_parameters(optimizer):
+    optimizer, model = optimizer.copy(), six_parameters()
+    before = theta_of(model)
+    with pytest.raises(rv.DivergedError, match="a gradient is not finite"):
+        optimizer.step(model, {**GOOD, "0.bias": np.array([1.0, np.nan])})
+    np.testing.assert_array_equal(theta_of(model), before)
+
+
+def test_options_are_fixed_so_that_no_change_is_ignored():
+    optimizer = rv.Adam(learning_rate=0.1)
+    with pytest.raises(AttributeError):
+        optimizer.learning_rate = 0.2
+    assert optimizer.copy() == optimizer
