@@ -1091,3 +1091,15 @@ def test_seed_none_draws_one_and_tells_it():
     for each in (one, two):
         each.fit(X, Y)
     assert bits(one.model) == bits(two.model)
+
+
+def test_ctrl_c_between_epochs_loses_no_record():
+    """With one step in an epoch, every complete step is an epoch of the history."""
+    for _ in range(3):
+        trained = trainer(small())
+        timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            trained.fit(X, Y, epochs=10**7, batch_size=len(X))
+        timer.join()
+        assert trained.epoch == trained.step == len(trained.history["epoch"])

@@ -42,21 +42,17 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
                 f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
                 f"convert it with {name}.toarray()"
             )
-        raise DTypeError(f"{name}: expected real numbers, got {_description(value, array)}")
+        raise DTypeError(
+            f"{name}: expected real numbers, got dtype {array.dtype}{_offender(value)}"
+        )
     if array.dtype.char in _IN_PLACE and array.dtype.isnative and array.flags.aligned:
         return array
-    if array.dtype.char == "f":
-        dtype = np.float32
+    wide = {"b": np.int64, "i": np.int64, "u": np.uint64, "f": dtype}[array.dtype.kind]
     try:
         with np.errstate(over="ignore"):
-            return array.astype(np.int64 if array.dtype.kind in "ib" else _wide(array, dtype))
+            return array.astype(np.float32 if array.dtype.char == "f" else wide)
     except MemoryError as error:
         raise OutOfMemoryError(f"{name}: {error}") from error
-
-
-def _wide(array: Array, dtype: DTypeLike) -> DTypeLike:
-    """What an array is converted to that the core cannot read in place."""
-    return np.uint64 if array.dtype.kind == "u" else dtype
 
 
 def _as_array(value: Any, name: str) -> Array:
@@ -82,10 +78,6 @@ def _filled(value: Any, array: Array, dtype: DTypeLike) -> Array:
         return np.asarray(value.to_numpy(dtype=dtype, na_value=np.nan))
     except (TypeError, ValueError):
         return array
-
-
-def _description(value: Any, array: Array) -> str:
-    return f"dtype {array.dtype}{_offender(value)}"
 
 
 def _offender(value: Any) -> str:

@@ -230,7 +230,7 @@ impl Network {
             let result = py.detach(|| {
                 with_network!(self.any, shared, F => {
                     let objective = objective(loss.as_ref());
-                    check::<F>(shared, &data, objective, false, &mut hooks)?;
+                    check::<F>(shared, &data, objective, &mut hooks)?;
                     evaluation::evaluate(shared, &data, objective, &mut hooks)
                 })
             });
@@ -262,7 +262,7 @@ impl Network {
                 let mut d_input = Writable::<F>::extract(d_input.as_borrowed())?;
                 let result = py.detach(|| {
                     let objective = objective(loss.as_ref());
-                    check::<F>(shared, &data, objective, false, &mut hooks)?;
+                    check::<F>(shared, &data, objective, &mut hooks)?;
                     let mode = Pass { training, seed, epoch: step, ..Pass::EVALUATION };
                     let gradient =
                         evaluation::value_and_gradient(shared, &data, objective, mode, &mut hooks)?;
@@ -291,7 +291,6 @@ fn check<F: Number>(
     shared: &Shared<F>,
     data: &Data<'_>,
     objective: Objective<'_>,
-    nan_allowed: bool,
     hooks: &mut Hooks,
 ) -> Result<()> {
     let (inputs, outputs) = {
@@ -300,7 +299,7 @@ fn check<F: Number>(
     };
     data.check_shapes(objective, inputs, outputs)?;
     let mut tick = || evaluation::Monitor::<F>::tick(hooks);
-    data.check_values::<F>(objective, outputs, nan_allowed, &mut tick)
+    data.check_values::<F>(objective, outputs, false, &mut tick)
 }
 
 /// Python arrays to write to.

@@ -133,6 +133,9 @@ impl<F: Element> Trainer<F> {
             if monitor.epoch_end(&report)? || stop {
                 break;
             }
+            if clock.due() {
+                monitor.tick()?;
+            }
         }
         Ok(())
     }
@@ -223,7 +226,8 @@ impl<F: Element> Trainer<F> {
                 }
             }
             let_others_in(shared, &mut guard);
-            if clock.due() {
+            // After the last batch the epoch is recorded first.
+            if (number + 1) * size < batch.order.len() && clock.due() {
                 guard = None;
                 monitor.tick()?;
             }
