@@ -31,6 +31,7 @@ mod _core {
     const OPTIMIZED: bool = !cfg!(debug_assertions);
 
     use pyo3::prelude::*;
+    use std::time::Duration;
 
     /// Number of threads that a call may use.
     #[pyfunction]
@@ -55,6 +56,22 @@ mod _core {
     fn available_isas() -> Vec<&'static str> {
         let available = simd::Isa::ALL.into_iter().filter(|isa| isa.available());
         available.map(simd::Isa::name).collect()
+    }
+
+    /// Floating-point operations per second that fused multiply-adds reach on the threads of a call, measured for so many
+    /// seconds: what benches divide by.
+    #[pyfunction]
+    fn fma_peak(py: Python<'_>, dtype: &str, seconds: f64) -> PyResult<f64> {
+        guarded(|| {
+            let (threads, time) = (
+                pool::threads()?,
+                Duration::from_secs_f64(seconds.clamp(0.0, 60.0)),
+            );
+            Ok(py.detach(|| match dtype {
+                "float64" => simd::fma_peak::<f64>(threads, time),
+                _ => simd::fma_peak::<f32>(threads, time),
+            }))
+        })
     }
 
     /// Refuses an optimiser that the core does not define.

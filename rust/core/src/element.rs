@@ -1,10 +1,12 @@
 //! The two element types, `f32` and `f64`, and what the kernels need of them besides [`Math`].
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Display};
 use std::ops::{AddAssign, MulAssign, SubAssign};
 
 use crate::math::Math;
-use crate::matrix::Plain;
+use crate::matrix::{Buffer, Plain};
+use crate::simd::vector::{self, Vector};
 
 /// A floating-point type of parameters, activations and gradients.
 pub trait Element:
@@ -16,6 +18,12 @@ pub trait Element:
     const PANEL: usize = 4 * Self::LANES;
     /// Name of the type in files, messages and Python.
     const NAME: &'static str;
+    /// Vectors of each instruction set.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Vector<Self>;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2: Vector<Self>;
+    type Portable: Vector<Self>;
 
     /// Nearest value of this type; the one place where hyperparameters are rounded.
     fn of(value: f64) -> Self;
@@ -25,13 +33,20 @@ pub trait Element:
     fn root(self) -> Self;
     fn finite(self) -> bool;
     fn nan(self) -> bool;
+    /// Lends `len` elements of this thread's own, with anything in them.
+    fn scratch<T>(len: usize, function: impl FnOnce(&mut [Self]) -> T) -> T;
 }
 
 macro_rules! element {
-    ($type:ident, $lanes:literal) => {
+    ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident) => {
         impl Element for $type {
             const LANES: usize = $lanes;
             const NAME: &'static str = stringify!($type);
+            #[cfg(target_arch = "x86_64")]
+            type Avx512 = std::arch::x86_64::$avx512;
+            #[cfg(target_arch = "x86_64")]
+            type Avx2 = std::arch::x86_64::$avx2;
+            type Portable = vector::Plain<$type, { 16 / size_of::<$type>() }>;
 
             #[inline(always)]
             fn of(value: f64) -> Self {
@@ -57,9 +72,22 @@ macro_rules! element {
             fn nan(self) -> bool {
                 self.is_nan()
             }
+            #[inline]
+            fn scratch<T>(len: usize, function: impl FnOnce(&mut [Self]) -> T) -> T {
+                thread_local! {
+                    static SCRATCH: RefCell<Option<Buffer<$type>>> = const { RefCell::new(None) };
+                }
+                SCRATCH.with_borrow_mut(|scratch| {
+                    if scratch.as_ref().is_none_or(|scratch| scratch.len() < len) {
+                        *scratch =
+                            Some(Buffer::zeroed(len).expect("memory for a thread's scratch"));
+                    }
+                    function(&mut scratch.as_mut().expect("made above")[..len])
+                })
+            }
         }
     };
 }
 
-element!(f32, 16);
-element!(f64, 8);
+element!(f32, 16, __m512, __m256);
+element!(f64, 8, __m512d, __m256d);

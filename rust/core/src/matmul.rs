@@ -4,238 +4,191 @@
 //! | product | left | right | epilogue |
 //! |---|---|---|---|
 //! | forward, b x o | input (b x i) | weight (i x o) | bias and activation |
-//! | d_input, b x i | d_output (b x o) | weight transposed (o x i) | activation gradient |
-//! | d_weight, i x o | input transposed (read in place) | d_output (b x o) | none |
+//! | d_input, b x i | d_output (b x o) | weight transposed (block by block) | activation gradient |
+//! | d_weight, i x o | input transposed (read in place) | d_output (b x o) | none, or the optimiser |
 //!
-//! Every output element is one chain `acc = fma(a_k, b_k, acc)` with k ascending from 0.
+//! Every output element is one chain `acc = fma(a_k, b_k, acc)` with k ascending from 0. Blocks of k continue
+//! the chain, so neither they nor tiles nor threads can change a bit.
 
 use crate::activation::Activation;
 use crate::element::Element;
 use crate::matrix::{PanelRef, Panels, Tile, for_each_tile};
-use crate::simd::kernel;
+use crate::optimizers::Update;
+use crate::pool;
+pub use crate::simd::tile::Left;
+use crate::simd::tile::{Rows, multiply, transpose_block};
+use crate::simd::vector_kernel;
 
-/// Rows of the register tile.
-const MR: usize = 6;
-/// Rows given to one task.
-const ROW_BLOCK: usize = 64;
+/// Depth of a block of k: with a panel's width of columns it stays in the second-level cache (128 KiB).
+const DEPTH: usize = 512;
+/// The same where the block is transposed first (64 KiB).
+const TRANSPOSED_DEPTH: usize = 256;
+/// Most rows of one task. Their partial sums stay in the second-level cache (48 KiB).
+const MAX_ROWS: usize = 192;
+/// Fewest rows that a task is cut down to, so that all threads have some.
+const MIN_ROWS: usize = 24;
+/// Tasks for each thread, so that a thread that is held up delays little.
+const TASKS: usize = 4;
 
-/// The operand that is broadcast.
+/// The operand whose rows are streamed.
 #[derive(Clone, Copy)]
-pub enum Left<'a, F> {
+pub enum Right<'a, F> {
     Plain(PanelRef<'a, F>),
     /// Used as its transpose.
     Transposed(PanelRef<'a, F>),
 }
 
-/// What happens to a finished tile.
-#[derive(Clone, Copy)]
-pub enum Epilogue<'a, F> {
-    /// Store it.
-    Store,
-    /// Multiply what is in place: the derivative that the forward pass left there.
-    Gate,
-    /// Add the bias (stored as one row of panels), apply the activation; its derivative goes to the companion matrix.
-    BiasActivation {
-        bias: Option<&'a [F]>,
-        activation: Activation,
-    },
+/// What happens to finished rows of a panel.
+pub trait Epilogue<F: Element, const N: usize>: Copy + Sync {
+    /// Whether the sums are made in a place of their own, because the first array holds something else.
+    const APART: bool;
+
+    /// `sums` are the rows of the product, `arrays` the same rows of each array; the first array is empty where
+    /// it is `sums`.
+    fn finish(self, panel: usize, sums: &mut [F], arrays: [&mut [F]; N]);
 }
 
-/// `out = left · right`; `derivative` is the companion of [`Epilogue::BiasActivation`] or empty.
-pub fn product<F: Element>(
+/// Store the product.
+#[derive(Clone, Copy)]
+pub struct Store;
+
+impl<F: Element> Epilogue<F, 1> for Store {
+    const APART: bool = false;
+
+    #[inline(always)]
+    fn finish(self, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
+}
+
+/// Multiply what is in place: the derivative that the forward pass left there.
+#[derive(Clone, Copy)]
+pub struct Gate;
+
+impl<F: Element> Epilogue<F, 1> for Gate {
+    const APART: bool = true;
+
+    #[inline(always)]
+    fn finish(self, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
+        for (out, &sum) in out.iter_mut().zip(&*sums) {
+            *out = sum * *out;
+        }
+    }
+}
+
+/// Add the bias (stored as one row of panels), apply the activation. The arrays are the output and, unless it is
+/// empty, the place for the derivative.
+#[derive(Clone, Copy)]
+pub struct BiasActivation<'a, F> {
+    pub bias: Option<&'a [F]>,
+    pub activation: Activation,
+}
+
+impl<F: Element> Epilogue<F, 2> for BiasActivation<'_, F> {
+    const APART: bool = false;
+
+    #[inline(always)]
+    fn finish(self, panel: usize, sums: &mut [F], [_, gates]: [&mut [F]; 2]) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[panel * F::PANEL..];
+            let bias = &bias[..bias.len().min(F::PANEL)];
+            for out in sums.chunks_exact_mut(bias.len()) {
+                for (out, &b) in out.iter_mut().zip(bias) {
+                    *out += b;
+                }
+            }
+        }
+        if self.activation != Activation::Identity {
+            self.activation.forward(sums, gates);
+        }
+    }
+}
+
+/// Update parameters with the product as their gradient. The arrays are the parameters and the moments.
+impl<F: Element> Epilogue<F, 4> for Update<F> {
+    const APART: bool = true;
+
+    #[inline(always)]
+    fn finish(self, _: usize, sums: &mut [F], arrays: [&mut [F]; 4]) {
+        self.apply(sums, arrays);
+    }
+}
+
+/// `left · right`, handed to the epilogue with the rows of `arrays`.
+pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     left: Left<'_, F>,
-    right: PanelRef<'_, F>,
-    out: &mut [F],
-    derivative: &mut [F],
-    epilogue: Epilogue<'_, F>,
+    right: Right<'_, F>,
+    arrays: [&mut [F]; N],
+    epilogue: E,
 ) {
-    let (rows, depth) = match left {
-        Left::Plain(a) => (a.shape.rows, a.shape.cols),
-        Left::Transposed(a) => (a.shape.cols, a.shape.rows),
+    let (rows, depth) = left.shape();
+    let (right_depth, cols) = match right {
+        Right::Plain(b) => (b.shape.rows, b.shape.cols),
+        Right::Transposed(b) => (b.shape.cols, b.shape.rows),
     };
-    assert_eq!(depth, right.shape.rows);
-    let shape = Panels::new(rows, right.shape.cols);
-    let work = rows * depth * shape.cols;
-    for_each_tile(shape, out, derivative, ROW_BLOCK, work, |tile| {
-        product_tile(left, right.panel(tile.panel), depth, tile, epilogue);
+    assert_eq!(depth, right_depth);
+    let shape = Panels::new(rows, cols);
+    let work = rows * depth * cols;
+    let block = match left {
+        Left::Plain(_) => {
+            let wanted = (TASKS * pool::team(work)).div_ceil(shape.count::<F>());
+            rows.div_ceil(wanted)
+                .next_multiple_of(MIN_ROWS)
+                .min(MAX_ROWS)
+        }
+        // Rows of one task lie in one panel of the operand.
+        Left::Transposed(_) => F::PANEL,
+    };
+    for_each_tile(shape, arrays, block, work, |tile| {
+        F::scratch((TRANSPOSED_DEPTH + MAX_ROWS) * F::PANEL, |scratch| {
+            multiply_tile(left, right, depth, tile, epilogue, scratch);
+        });
     });
 }
 
-kernel! {
-    fn product_tile[F: Element](
+vector_kernel! {
+    fn multiply_tile[F: Element, E: Epilogue<F, N>; const N](
         left: Left<'_, F>,
-        right: &[F],
+        right: Right<'_, F>,
         depth: usize,
-        tile: Tile<'_, F>,
-        epilogue: Epilogue<'_, F>,
-    )[F] {
-        // A const generic cannot be an associated constant.
-        if F::LANES == 16 {
-            tile_in_strips::<F, 16>(left, right, depth, tile, epilogue);
-        } else {
-            tile_in_strips::<F, 8>(left, right, depth, tile, epilogue);
-        }
-    }
-}
-
-#[inline(always)]
-fn tile_in_strips<F: Element, const L: usize>(
-    left: Left<'_, F>,
-    right: &[F],
-    depth: usize,
-    tile: Tile<'_, F>,
-    epilogue: Epilogue<'_, F>,
-) {
-    let width = tile.width;
-    let rows = tile.data.len() / width;
-    let mut row = 0;
-    while row < rows {
-        let m = tile.first_row + row;
-        // Rows of one register tile lie in one panel of a transposed operand.
-        let limit = match left {
-            Left::Plain(_) => rows - row,
-            Left::Transposed(_) => (rows - row).min(F::PANEL - m % F::PANEL),
+        tile: Tile<'_, F, N>,
+        epilogue: E,
+        scratch: &mut [F],
+    )[F, E, N] {
+        let Tile { panel, first_row, rows, width, mut arrays } = tile;
+        let (turned, apart) = scratch.split_at_mut(TRANSPOSED_DEPTH * F::PANEL);
+        let step = match right {
+            Right::Plain(_) => DEPTH,
+            Right::Transposed(_) => TRANSPOSED_DEPTH,
         };
-        let count = limit.min(MR);
-        let span = row * width..(row + count) * width;
-        let out = &mut tile.data[span.clone()];
-        for col in (0..width).step_by(L) {
-            match count {
-                6 => strip::<F, 6, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-                5 => strip::<F, 5, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-                4 => strip::<F, 4, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-                3 => strip::<F, 3, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-                2 => strip::<F, 2, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-                _ => strip::<F, 1, L>(
-                    left,
-                    m,
-                    &right[col..],
-                    depth,
-                    width,
-                    &mut out[col..],
-                    epilogue,
-                ),
-            }
-        }
-        if let Epilogue::BiasActivation { bias, activation } = epilogue {
-            if let Some(bias) = bias {
-                let bias = &bias[tile.panel * F::PANEL..][..width];
-                for out in out.chunks_exact_mut(width) {
-                    for (out, &b) in out.iter_mut().zip(bias) {
-                        *out += b;
-                    }
+        let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
+        let tiles = rows.div_ceil(most);
+        for k0 in (0..depth).step_by(step) {
+            let k1 = depth.min(k0 + step);
+            let block = match right {
+                Right::Plain(b) => &b.panel(panel)[k0 * width..k1 * width],
+                Right::Transposed(b) => {
+                    transpose_block::<F, V>(b, panel * F::PANEL, (k0, k1), width, turned);
+                    &*turned
                 }
-            }
-            let gates = if tile.companion.is_empty() {
-                &mut [][..]
-            } else {
-                &mut tile.companion[span]
             };
-            if activation != Activation::Identity {
-                activation.forward(out, gates);
-            }
-        }
-        row += count;
-    }
-}
-
-/// `R` rows by `L` columns of the product, in registers.
-#[inline(always)]
-fn strip<F: Element, const R: usize, const L: usize>(
-    left: Left<'_, F>,
-    m: usize,
-    right: &[F],
-    depth: usize,
-    width: usize,
-    out: &mut [F],
-    epilogue: Epilogue<'_, F>,
-) {
-    let mut acc = [[F::ZERO; L]; R];
-    match left {
-        Left::Plain(a) => {
-            for p in 0..a.shape.count::<F>() {
-                let span = a.shape.width::<F>(p);
-                let start = a.shape.row::<F>(p, m).start;
-                let first = p * F::PANEL;
-                for k in 0..a.shape.used::<F>(p) {
-                    let values = std::array::from_fn(|i| a.data[start + i * span + k]);
-                    accumulate(&mut acc, values, &right[(first + k) * width..]);
+            for t in 0..tiles {
+                // Tiles of equal height, or one row less.
+                let (row, end) = (rows * t / tiles, rows * (t + 1) / tiles);
+                let span = row * width..end * width;
+                let place = Rows { row: first_row + row, count: end - row, k0, k1 };
+                let mut parts = arrays.each_mut().map(|array| {
+                    if array.is_empty() { &mut [][..] } else { &mut array[span.clone()] }
+                });
+                let sums = if E::APART {
+                    // Alone in its block of k, a tile need not outlive its epilogue.
+                    &mut apart[if depth <= step { 0..span.len() } else { span.clone() }]
+                } else {
+                    std::mem::take(&mut parts[0])
+                };
+                multiply::<F, V>(left, place, block, width, sums);
+                if k1 == depth {
+                    epilogue.finish(panel, sums, parts);
                 }
             }
-        }
-        Left::Transposed(a) => {
-            let p = m / F::PANEL;
-            let span = a.shape.width::<F>(p);
-            let start = a.shape.panel::<F>(p).start + m % F::PANEL;
-            for k in 0..depth {
-                let row = &a.data[start + k * span..][..R];
-                let values = std::array::from_fn(|i| row[i]);
-                accumulate(&mut acc, values, &right[k * width..]);
-            }
-        }
-    }
-    for (out, acc) in out.chunks_mut(width).zip(&acc) {
-        let out = &mut out[..L];
-        if matches!(epilogue, Epilogue::Gate) {
-            for (out, &acc) in out.iter_mut().zip(acc) {
-                *out = acc * *out;
-            }
-        } else {
-            out.copy_from_slice(acc);
-        }
-    }
-}
-
-#[inline(always)]
-fn accumulate<F: Element, const R: usize, const L: usize>(
-    acc: &mut [[F; L]; R],
-    left: [F; R],
-    right: &[F],
-) {
-    let right = &right[..L];
-    for i in 0..R {
-        for j in 0..L {
-            acc[i][j] = left[i].fma(right[j], acc[i][j]);
         }
     }
 }
@@ -269,10 +222,11 @@ mod tests {
         let b: Vec<F> = (0..k * n).map(|i| number(i + 17)).collect();
         let expected = oracle(&a, &b, (m, k, n));
         let a_turned: Vec<F> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
+        let b_turned: Vec<F> = (0..k * n).map(|i| b[(i % k) * n + i / k]).collect();
         let (plain, turned) = (Panels::new(m, k), Panels::new(k, m));
         let (plain_data, turned_data) = (packed(&a, plain), packed(&a_turned, turned));
-        let right = Panels::new(k, n);
-        let right_data = packed(&b, right);
+        let (right, right_turned) = (Panels::new(k, n), Panels::new(n, k));
+        let (right_data, right_turned_data) = (packed(&b, right), packed(&b_turned, right_turned));
         let shape = Panels::new(m, n);
         let unpacked = |panels: &[F]| {
             let mut rows = vec![F::ZERO; m * n];
@@ -285,29 +239,22 @@ mod tests {
                 .map(|v| v.to_f64().to_bits())
                 .collect::<Vec<_>>()
         };
-        for left in [
+        let lefts = [
             Left::Plain(plain.of(&plain_data)),
             Left::Transposed(turned.of(&turned_data)),
-        ] {
+        ];
+        let rights = [
+            Right::Plain(right.of(&right_data)),
+            Right::Transposed(right_turned.of(&right_turned_data)),
+        ];
+        for (left, right) in lefts.into_iter().flat_map(|l| rights.map(|r| (l, r))) {
             // What was in the output before must not matter.
             let mut out = vec![F::of(f64::NAN); shape.len::<F>()];
-            product(
-                left,
-                right.of(&right_data),
-                &mut out,
-                &mut [],
-                Epilogue::Store,
-            );
+            product(left, right, [&mut out], Store);
             assert_eq!(bits(&unpacked(&out)), bits(&expected), "{m} {k} {n}");
 
             let mut out = vec![F::of(0.5); shape.len::<F>()];
-            product(
-                left,
-                right.of(&right_data),
-                &mut out,
-                &mut [],
-                Epilogue::Gate,
-            );
+            product(left, right, [&mut out], Gate);
             let halved: Vec<F> = expected.iter().map(|&v| v * F::of(0.5)).collect();
             assert_eq!(bits(&unpacked(&out)), bits(&halved));
 
@@ -315,11 +262,11 @@ mod tests {
             let bias_data = packed(&bias, Panels::new(1, n));
             let mut out = vec![F::ZERO; shape.len::<F>()];
             let mut gates = vec![F::ZERO; shape.len::<F>()];
-            let epilogue = Epilogue::BiasActivation {
+            let epilogue = BiasActivation {
                 bias: Some(&bias_data),
                 activation: Activation::Relu,
             };
-            product(left, right.of(&right_data), &mut out, &mut gates, epilogue);
+            product(left, right, [&mut out, &mut gates], epilogue);
             let shifted: Vec<F> = (0..m * n).map(|i| expected[i] + bias[i % n]).collect();
             let relu: Vec<F> = shifted
                 .iter()
@@ -331,6 +278,14 @@ mod tests {
                 .collect();
             assert_eq!(bits(&unpacked(&out)), bits(&relu));
             assert_eq!(bits(&unpacked(&gates)), bits(&step));
+        }
+    }
+
+    #[test]
+    fn blocks_of_k_continue_the_chain() {
+        for k in [DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + 70] {
+            check::<f32>((13, k, 90));
+            check::<f64>((MAX_ROWS + 1, k, 17));
         }
     }
 

@@ -187,22 +187,6 @@ impl Panels {
         }
     }
 
-    /// Writes the transpose of `from` (of this shape) to `to` (of shape `cols` x `rows`).
-    pub fn transpose<F: Element>(self, from: &[F], to: &mut [F]) {
-        let turned = Panels::new(self.cols, self.rows);
-        for p in 0..self.count::<F>() {
-            for row in 0..self.rows {
-                let source = &from[self.row::<F>(p, row)][..self.used::<F>(p)];
-                let (panel, lane) = (row / F::PANEL, row % F::PANEL);
-                let width = turned.width::<F>(panel);
-                let start = turned.row::<F>(panel, p * F::PANEL).start + lane;
-                for (i, &value) in source.iter().enumerate() {
-                    to[start + i * width] = value;
-                }
-            }
-        }
-    }
-
     /// A view of storage in this shape.
     #[inline(always)]
     pub fn of<F: Element>(self, data: &[F]) -> PanelRef<'_, F> {
@@ -233,14 +217,14 @@ impl<'a, F: Element> PanelRef<'a, F> {
     }
 }
 
-/// Consecutive rows of one panel, given to one task for writing.
-pub struct Tile<'a, F> {
+/// Consecutive rows of one panel of several matrices of one shape, given to one task for writing.
+pub struct Tile<'a, F, const N: usize> {
     pub panel: usize,
     pub first_row: usize,
+    pub rows: usize,
     pub width: usize,
-    pub data: &'a mut [F],
-    /// The same rows of a second matrix of the same shape; empty when there is none.
-    pub companion: &'a mut [F],
+    /// The rows in each matrix; empty where a matrix is absent.
+    pub arrays: [&'a mut [F]; N],
 }
 
 struct Base<T>(*mut T);
@@ -256,39 +240,41 @@ impl<T> Base<T> {
     }
 }
 
-/// Runs `task` on tiles of at most `block` rows that together cover `matrix` (and `companion`, of the
-/// same shape or empty), over the threads of the pool when `work` (multiply-adds) is worth it.
-pub fn for_each_tile<F: Element>(
+/// Runs `task` on tiles of at most `block` rows that together cover `matrices` of one shape (empty ones are
+/// absent), over the threads of the pool when `work` (multiply-adds) is worth it.
+pub fn for_each_tile<F: Element, const N: usize>(
     shape: Panels,
-    matrix: &mut [F],
-    companion: &mut [F],
+    matrices: [&mut [F]; N],
     block: usize,
     work: usize,
-    task: impl Fn(Tile<'_, F>) + Sync,
+    task: impl Fn(Tile<'_, F, N>) + Sync,
 ) {
     let len = shape.len::<F>();
-    assert!(matrix.len() >= len && (companion.is_empty() || companion.len() >= len));
-    let has_companion = !companion.is_empty();
-    let (first, second) = (Base(matrix.as_mut_ptr()), Base(companion.as_mut_ptr()));
+    assert!(matrices.iter().all(|m| m.is_empty() || m.len() >= len));
+    let bases = matrices.map(|m| (Base(m.as_mut_ptr()), m.is_empty()));
     let blocks = shape.rows.div_ceil(block);
     pool::run(shape.count::<F>() * blocks, work, &|index| {
-        let (panel, block_index) = (index / blocks, index % blocks);
-        let first_row = block_index * block;
-        let last_row = (first_row + block).min(shape.rows);
+        let (panel, first_row) = (index / blocks, index % blocks * block);
+        let rows = block.min(shape.rows - first_row);
         let start = shape.row::<F>(panel, first_row).start;
-        let end = shape.row::<F>(panel, last_row - 1).end;
-        // SAFETY: (panel, rows) differ for every index, so ranges are disjoint; `end <= len`, and
-        // both slices hold at least `len` elements (asserted above).
-        let (data, companion) = unsafe {
-            let companion = if has_companion { start..end } else { 0..0 };
-            (first.slice(start..end), second.slice(companion))
-        };
+        let width = shape.width::<F>(panel);
+        let arrays = std::array::from_fn(|i| {
+            let (base, empty) = &bases[i];
+            let range = if *empty {
+                0..0
+            } else {
+                start..start + rows * width
+            };
+            // SAFETY: (panel, rows) differ for every index, so ranges are disjoint; they end at or before
+            // `len`, and every matrix that is not empty holds as many elements (asserted above).
+            unsafe { base.slice(range) }
+        });
         task(Tile {
             panel,
             first_row,
-            width: shape.width::<F>(panel),
-            data,
-            companion,
+            rows,
+            width,
+            arrays,
         });
     });
 }
@@ -333,29 +319,6 @@ mod tests {
             let mut back = vec![0.0; rows * cols];
             shape.unpack(&panels, &mut back);
             assert_eq!(back, values);
-        }
-    }
-
-    #[test]
-    fn transposing_twice_gives_the_matrix_back() {
-        for (rows, cols) in [(1, 1), (3, 70), (130, 5), (64, 64)] {
-            let shape = Panels::new(rows, cols);
-            let values: Vec<f64> = (0..rows * cols).map(|i| i as f64).collect();
-            let mut panels = vec![0.0; shape.len::<f64>()];
-            shape.pack(&values, &mut panels);
-            let turned_shape = Panels::new(cols, rows);
-            let mut turned = vec![0.0; turned_shape.len::<f64>()];
-            shape.transpose(&panels, &mut turned);
-            let mut rows_of_turned = vec![0.0; rows * cols];
-            turned_shape.unpack(&turned, &mut rows_of_turned);
-            for row in 0..rows {
-                for col in 0..cols {
-                    assert_eq!(
-                        values[row * cols + col].to_bits(),
-                        rows_of_turned[col * rows + row].to_bits()
-                    );
-                }
-            }
         }
     }
 

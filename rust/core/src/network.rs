@@ -5,13 +5,16 @@
 //! for a number of rows. In training the forward pass of an elementwise layer stores its derivative where
 //! the gradient of its output will come, so the layer behind only has to multiply (its "gate").
 
+use std::ops::Range;
+
 use crate::activation::apply;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layers::{DInput, batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
-use crate::matmul::{Epilogue, Left, product};
+use crate::matmul::{BiasActivation, Gate, Left, Right, Store, product};
 use crate::matrix::{Buffer, Panels};
+use crate::optimizers::{OptimizerState, Update};
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot};
 use crate::rng::{Purpose, Stream};
 
@@ -61,9 +64,6 @@ pub struct Workspace<F: Element> {
     /// deltas[l] is first the derivative that node l - 1 left, then the gradient of values[l].
     deltas: Vec<Buffer<F>>,
     statistics: Vec<Buffer<F>>,
-    /// Transposed weights of the nodes whose d_input is needed, current for `version`.
-    transposed: Vec<Buffer<F>>,
-    version: Option<u64>,
     d_input: bool,
     /// Row-major output of the last forward pass, and the place for its gradient.
     pub output: Buffer<F>,
@@ -178,11 +178,6 @@ impl<F: Element> Network<F> {
                 .map(|(l, &width)| Buffer::zeroed(if needed(l) { size(width) } else { 0 }))
                 .collect::<Result<Vec<_>>>()
         };
-        let transposed = self.nodes.iter().enumerate().map(|(l, node)| {
-            let wanted = backward && (l > 0 || d_input) && matches!(node.op, Op::Dense { .. });
-            let turned = Panels::new(node.outputs, node.inputs).len::<F>();
-            Buffer::zeroed(if wanted { turned } else { 0 })
-        });
         Ok(Workspace {
             rows,
             backward,
@@ -193,8 +188,6 @@ impl<F: Element> Network<F> {
                 .iter()
                 .map(|node| Buffer::zeroed(node.statistics::<F>(rows)))
                 .collect::<Result<_>>()?,
-            transposed: transposed.collect::<Result<_>>()?,
-            version: None,
             d_input,
             output: Buffer::zeroed(rows * self.outputs)?,
             d_output: Buffer::zeroed(if backward { rows * self.outputs } else { 0 })?,
@@ -246,10 +239,9 @@ impl<F: Element> Network<F> {
                 let bias = bias.map(|bias| self.parameter(bias));
                 product(
                     Left::Plain(Panels::new(shape.rows, node.inputs).of(input)),
-                    self.slots[weight].panels.of(self.parameter(weight)),
-                    output,
-                    gates,
-                    Epilogue::BiasActivation { bias, activation },
+                    Right::Plain(self.slots[weight].panels.of(self.parameter(weight))),
+                    [output, gates],
+                    BiasActivation { bias, activation },
                 );
             }
             Op::Pointwise(activation) => {
@@ -328,144 +320,38 @@ impl<F: Element> Network<F> {
         pass: Pass<'_>,
         gradient: &mut [F],
     ) {
-        self.refresh_transposed(workspace);
-        let depth = self.nodes.len();
-        let shape = Panels::new(rows, self.outputs);
-        receive(
-            shape,
-            &workspace.d_output[..rows * self.outputs],
-            &mut workspace.deltas[depth],
-            self.nodes[depth - 1].gated(),
-        );
-        for l in (0..depth).rev() {
-            let node = &self.nodes[l];
-            let (before, after) = workspace.deltas.split_at_mut(l + 1);
-            let d_output = &after[0][..Panels::new(rows, node.outputs).len::<F>()];
-            let inputs = Panels::new(rows, node.inputs);
-            let d_input = (l > 0 || workspace.d_input).then(|| DInput {
-                data: &mut before[l][..inputs.len::<F>()],
-                gated: l > 0 && self.nodes[l - 1].gated(),
-            });
-            let stored = Stored {
-                rows,
-                input: &workspace.values[l],
-                output: &workspace.values[l + 1],
-                statistics: &workspace.statistics[l],
-                transposed: &workspace.transposed[l],
-            };
-            self.backward_node(node, stored, pass, d_output, d_input, gradient);
+        Backward {
+            nodes: &self.nodes,
+            slots: &self.slots,
+            parameters: Parameters::Fixed(&self.parameters),
+            gradient,
+            rows,
+            pass,
         }
+        .run(workspace);
     }
 
-    fn backward_node(
-        &self,
-        node: &Node,
-        stored: Stored<'_, F>,
+    /// The same, and each parameter is updated as soon as its gradient is known: the gradient of a weight
+    /// exists tile by tile only. `gradient` is scratch.
+    pub fn backward_and_update(
+        &mut self,
+        workspace: &mut Workspace<F>,
+        rows: usize,
         pass: Pass<'_>,
-        d_output: &[F],
-        d_input: Option<DInput<'_, F>>,
         gradient: &mut [F],
+        update: Update<F>,
+        state: &mut OptimizerState<F>,
     ) {
-        let (outputs, inputs) = (
-            Panels::new(stored.rows, node.outputs),
-            Panels::new(stored.rows, node.inputs),
-        );
-        match node.op {
-            Op::Dense { weight, bias, .. } => {
-                if let Some(d_input) = d_input {
-                    let epilogue = if d_input.gated {
-                        Epilogue::Gate
-                    } else {
-                        Epilogue::Store
-                    };
-                    let turned = Panels::new(node.outputs, node.inputs).of(stored.transposed);
-                    let left = Left::Plain(outputs.of(d_output));
-                    product(left, turned, d_input.data, &mut [], epilogue);
-                }
-                let left = Left::Transposed(inputs.of(stored.input));
-                let d_weight = &mut gradient[self.slots[weight].range::<F>()];
-                product(
-                    left,
-                    outputs.of(d_output),
-                    d_weight,
-                    &mut [],
-                    Epilogue::Store,
-                );
-                if let Some(bias) = bias {
-                    let d_bias = &mut gradient[self.slots[bias].range::<F>()];
-                    pointwise::column_sums(outputs, d_output, d_bias);
-                }
-            }
-            Op::Pointwise(_) | Op::Dropout { .. } => {
-                if let Some(d_input) = d_input {
-                    pointwise::pass_on(d_output, d_input);
-                }
-            }
-            Op::PRelu { slope } => pointwise::prelu_backward(
-                self.parameter(slope)[0],
-                inputs,
-                stored.input,
-                d_output,
-                &mut gradient[self.slots[slope].offset],
-                d_input,
-            ),
-            Op::LayerNorm { weight, .. } => {
-                let (d_weight, d_bias) = self.pair(weight, gradient);
-                layer_norm::backward(
-                    inputs,
-                    self.parameter(weight),
-                    stored.input,
-                    stored.statistics,
-                    d_output,
-                    d_weight,
-                    d_bias,
-                    d_input,
-                );
-            }
-            Op::BatchNorm { weight, .. } => {
-                let width = Panels::new(1, node.outputs).len::<F>();
-                let (mean, scale) = (&stored.statistics[..width], &stored.statistics[2 * width..]);
-                let whole = weight_sum(pass.weights, stored.rows);
-                let (d_weight, d_bias) = self.pair(weight, gradient);
-                batch_norm::backward(
-                    inputs,
-                    pass.training.then_some((pass.weights, whole)),
-                    mean,
-                    scale,
-                    self.parameter(weight),
-                    stored.input,
-                    d_output,
-                    d_weight,
-                    d_bias,
-                    d_input,
-                );
-            }
-            Op::Softmax => {
-                if let Some(d_input) = d_input {
-                    softmax::backward(inputs, stored.output, d_output, d_input);
-                }
-            }
+        Backward {
+            nodes: &self.nodes,
+            slots: &self.slots,
+            parameters: Parameters::Updated(update, state.moments(&mut self.parameters)),
+            gradient,
+            rows,
+            pass,
         }
-    }
-
-    /// The gradients of a weight and of the bias that follows it.
-    fn pair<'a>(&self, weight: usize, gradient: &'a mut [F]) -> (&'a mut [F], &'a mut [F]) {
-        let (weight, bias) = (self.slots[weight].range::<F>(), &self.slots[weight + 1]);
-        let (before, after) = gradient.split_at_mut(bias.offset);
-        (&mut before[weight], &mut after[..bias.panels.len::<F>()])
-    }
-
-    fn refresh_transposed(&self, workspace: &mut Workspace<F>) {
-        if workspace.version == Some(self.version) {
-            return;
-        }
-        for (node, turned) in self.nodes.iter().zip(&mut workspace.transposed) {
-            if let (Op::Dense { weight, .. }, false) = (node.op, turned.is_empty()) {
-                let panels = self.slots[weight].panels;
-                panels.transpose(self.parameter(weight), turned);
-            }
-        }
-        workspace.version = Some(self.version);
+        .run(workspace);
+        state.step += 1;
     }
 
     /// Moves the running statistics towards those of the workspace's last training pass. A batch with fewer
@@ -490,13 +376,199 @@ impl<F: Element> Network<F> {
     }
 }
 
+/// The parameters during a backward pass.
+enum Parameters<'a, F> {
+    Fixed(&'a [F]),
+    /// With their moments.
+    Updated(Update<F>, [&'a mut [F]; 4]),
+}
+
+/// A backward pass.
+struct Backward<'a, F> {
+    nodes: &'a [Node],
+    slots: &'a [Slot],
+    parameters: Parameters<'a, F>,
+    gradient: &'a mut [F],
+    rows: usize,
+    pass: Pass<'a>,
+}
+
 /// What the forward pass left for one node.
 struct Stored<'a, F> {
-    rows: usize,
     input: &'a [F],
     output: &'a [F],
     statistics: &'a [F],
-    transposed: &'a [F],
+}
+
+impl<F: Element> Backward<'_, F> {
+    fn run(mut self, workspace: &mut Workspace<F>) {
+        let depth = self.nodes.len();
+        let outputs = self.nodes[depth - 1].outputs;
+        receive(
+            Panels::new(self.rows, outputs),
+            &workspace.d_output[..self.rows * outputs],
+            &mut workspace.deltas[depth],
+            self.nodes[depth - 1].gated(),
+        );
+        for l in (0..depth).rev() {
+            let node = self.nodes[l];
+            let (before, after) = workspace.deltas.split_at_mut(l + 1);
+            let d_output = &after[0][..Panels::new(self.rows, node.outputs).len::<F>()];
+            let inputs = Panels::new(self.rows, node.inputs);
+            let d_input = (l > 0 || workspace.d_input).then(|| DInput {
+                data: &mut before[l][..inputs.len::<F>()],
+                gated: l > 0 && self.nodes[l - 1].gated(),
+            });
+            let stored = Stored {
+                input: &workspace.values[l],
+                output: &workspace.values[l + 1],
+                statistics: &workspace.statistics[l],
+            };
+            self.node(node, stored, d_output, d_input);
+        }
+    }
+
+    fn node(
+        &mut self,
+        node: Node,
+        stored: Stored<'_, F>,
+        d_output: &[F],
+        d_input: Option<DInput<'_, F>>,
+    ) {
+        let (outputs, inputs) = (
+            Panels::new(self.rows, node.outputs),
+            Panels::new(self.rows, node.inputs),
+        );
+        match node.op {
+            Op::Dense { weight, bias, .. } => {
+                let d_output = outputs.of(d_output);
+                if let Some(d_input) = d_input {
+                    let left = Left::Plain(d_output);
+                    let weight = self.slots[weight].panels.of(self.parameter(weight));
+                    let right = Right::Transposed(weight);
+                    if d_input.gated {
+                        product(left, right, [d_input.data], Gate);
+                    } else {
+                        product(left, right, [d_input.data], Store);
+                    }
+                }
+                let left = Left::Transposed(inputs.of(stored.input));
+                self.weight_gradient(weight, left, Right::Plain(d_output));
+                if let Some(bias) = bias {
+                    pointwise::column_sums(outputs, d_output.data, self.gradient(bias));
+                    self.update(bias, 1);
+                }
+            }
+            Op::Pointwise(_) | Op::Dropout { .. } => {
+                if let Some(d_input) = d_input {
+                    pointwise::pass_on(d_output, d_input);
+                }
+            }
+            Op::PRelu { slope } => {
+                let value = self.parameter(slope)[0];
+                let d_slope = &mut self.gradient(slope)[0];
+                pointwise::prelu_backward(value, inputs, stored.input, d_output, d_slope, d_input);
+                self.update(slope, 1);
+            }
+            Op::LayerNorm { weight, .. } => {
+                let (value, d_weight, d_bias) = self.affine(weight);
+                layer_norm::backward(
+                    inputs,
+                    value,
+                    stored.input,
+                    stored.statistics,
+                    d_output,
+                    d_weight,
+                    d_bias,
+                    d_input,
+                );
+                self.update(weight, 2);
+            }
+            Op::BatchNorm { weight, .. } => {
+                let width = Panels::new(1, node.outputs).len::<F>();
+                let (mean, scale) = (&stored.statistics[..width], &stored.statistics[2 * width..]);
+                let whole = weight_sum(self.pass.weights, self.rows);
+                let batch = self.pass.training.then_some((self.pass.weights, whole));
+                let (value, d_weight, d_bias) = self.affine(weight);
+                batch_norm::backward(
+                    inputs,
+                    batch,
+                    mean,
+                    scale,
+                    value,
+                    stored.input,
+                    d_output,
+                    d_weight,
+                    d_bias,
+                    d_input,
+                );
+                self.update(weight, 2);
+            }
+            Op::Softmax => {
+                if let Some(d_input) = d_input {
+                    softmax::backward(inputs, stored.output, d_output, d_input);
+                }
+            }
+        }
+    }
+
+    fn parameter(&self, index: usize) -> &[F] {
+        let parameters = match &self.parameters {
+            Parameters::Fixed(parameters) => parameters,
+            Parameters::Updated(_, [parameters, ..]) => &**parameters,
+        };
+        &parameters[self.slots[index].range::<F>()]
+    }
+
+    fn gradient(&mut self, index: usize) -> &mut [F] {
+        &mut self.gradient[self.slots[index].range::<F>()]
+    }
+
+    /// A scale with the gradients of itself and of the shift that follows it.
+    fn affine(&mut self, weight: usize) -> (&[F], &mut [F], &mut [F]) {
+        let parameters = match &self.parameters {
+            Parameters::Fixed(parameters) => parameters,
+            Parameters::Updated(_, [parameters, ..]) => &**parameters,
+        };
+        let (weight, bias) = (self.slots[weight].range::<F>(), &self.slots[weight + 1]);
+        let (before, after) = self.gradient.split_at_mut(bias.offset);
+        (
+            &parameters[weight.clone()],
+            &mut before[weight],
+            &mut after[..bias.panels.len::<F>()],
+        )
+    }
+
+    /// `left · right` as the gradient of a weight: stored, or used at once.
+    fn weight_gradient(&mut self, index: usize, left: Left<'_, F>, right: Right<'_, F>) {
+        let range = self.slots[index].range::<F>();
+        match &mut self.parameters {
+            Parameters::Fixed(_) => product(left, right, [&mut self.gradient[range]], Store),
+            Parameters::Updated(update, arrays) => {
+                product(left, right, stretch(arrays, range), *update);
+            }
+        }
+    }
+
+    /// Updates `count` parameters from `index` on, whose gradients are known.
+    fn update(&mut self, index: usize, count: usize) {
+        if let Parameters::Updated(update, arrays) = &mut self.parameters {
+            let last = self.slots[index + count - 1].range::<F>();
+            let range = self.slots[index].offset..last.end;
+            update.run(&mut self.gradient[range.clone()], stretch(arrays, range));
+        }
+    }
+}
+
+/// The same stretch of each array that is not empty.
+fn stretch<'a, F>(arrays: &'a mut [&mut [F]; 4], range: Range<usize>) -> [&'a mut [F]; 4] {
+    arrays.each_mut().map(|array| {
+        if array.is_empty() {
+            &mut [][..]
+        } else {
+            &mut array[range.clone()]
+        }
+    })
 }
 
 impl<F: Element> Workspace<F> {

@@ -105,14 +105,19 @@ unsafe impl Sync for Pool {}
 // SAFETY: as above.
 unsafe impl Send for Pool {}
 
+/// Number of threads that a call of so much work gets.
+pub fn team(work: usize) -> usize {
+    if work < PARALLEL_WORK {
+        1
+    } else {
+        threads().unwrap_or(1)
+    }
+}
+
 /// Runs `task(0..tasks)`, each index once, in any order and on any thread; returns when all are done. A
 /// panic of a task is raised here.
 pub fn run(tasks: usize, work: usize, task: &Task<'_>) {
-    let threads = if tasks < 2 || work < PARALLEL_WORK {
-        1
-    } else {
-        threads().unwrap_or(1).min(tasks)
-    };
+    let threads = if tasks < 2 { 1 } else { team(work).min(tasks) };
     if threads > 1 && Pool::of_this_process().run(threads - 1, tasks, task) {
         return;
     }

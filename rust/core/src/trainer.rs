@@ -243,12 +243,17 @@ impl<F: Element> Trainer<F> {
         rows: usize,
         pass: Pass<'_>,
     ) -> Result<()> {
-        network.backward(workspace, rows, pass, &mut self.gradient);
-        let step =
-            self.optimizer
-                .step(&mut self.state, &mut network.parameters, &mut self.gradient);
-        if step.is_err() {
-            return Err(self.diverged("the norm of the gradient"));
+        let (state, gradient) = (&mut self.state, &mut self.gradient);
+        if let Some(update) = self.optimizer.elementwise(state) {
+            network.backward_and_update(workspace, rows, pass, gradient, update, state);
+        } else {
+            network.backward(workspace, rows, pass, gradient);
+            let step = self
+                .optimizer
+                .step(state, &mut network.parameters, gradient);
+            if step.is_err() {
+                return Err(self.diverged("the norm of the gradient"));
+            }
         }
         network.track_statistics(workspace, rows, pass);
         network.version += 1;

@@ -1,10 +1,8 @@
 //! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and AMSGrad (Reddi et al. 2018).
 
-use super::{CHUNK, Dialect, OptimizerState, flush, power};
+use super::{Dialect, flush, power};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::matrix::for_each_chunk;
-use crate::simd::kernel;
 
 /// m += (1−β1)(g−m); v = β2·v + ((1−β2)g)g; with AMSGrad v is replaced by its largest value so far; then
 ///
@@ -27,7 +25,7 @@ pub struct Adam {
 
 /// The coefficients of one step, in the parameters' type.
 #[derive(Clone, Copy)]
-struct Step<F> {
+pub struct Step<F> {
     rate: F,
     keep1: F,
     keep2: F,
@@ -61,16 +59,12 @@ impl Adam {
         Ok(())
     }
 
-    pub(super) fn update<F: Element>(
-        &self,
-        state: &mut OptimizerState<F>,
-        parameters: &mut [F],
-        gradient: &[F],
-    ) {
-        let correction1 = 1.0 - power(self.beta1, state.step);
-        let root = (1.0 - power(self.beta2, state.step)).sqrt();
+    /// The coefficients of step number `count`, from 1.
+    pub(super) fn step<F: Element>(&self, count: u64) -> Step<F> {
+        let correction1 = 1.0 - power(self.beta1, count);
+        let root = (1.0 - power(self.beta2, count)).sqrt();
         let torch = self.dialect == Dialect::Torch;
-        let step = Step {
+        Step {
             rate: F::of(if torch {
                 self.learning_rate / correction1
             } else {
@@ -91,61 +85,43 @@ impl Adam {
             } else {
                 1.0
             }),
-        };
-        let work = 8 * parameters.len();
-        let arrays = [parameters, &mut state.m, &mut state.v, &mut state.v_max];
-        for_each_chunk(arrays, CHUNK, work, |start, [theta, m, v, v_max]| {
-            let g = &gradient[start..start + theta.len()];
-            update(step, theta, g, m, v, v_max);
-        });
+        }
     }
 }
 
-kernel! {
-    fn update[F: Element](
-        step: Step<F>,
-        theta: &mut [F],
-        gradient: &[F],
-        m: &mut [F],
-        v: &mut [F],
-        v_max: &mut [F],
-    )[F] {
+impl<F: Element> Step<F> {
+    /// Updates θ, m, v and, for AMSGrad, the largest v.
+    #[inline(always)]
+    pub(super) fn apply(self, gradient: &[F], [theta, m, v, v_max]: [&mut [F]; 4]) {
         let moments = m.iter_mut().zip(v);
         if v_max.is_empty() {
             for ((theta, &g), (m, v)) in theta.iter_mut().zip(gradient).zip(moments) {
-                one(step, theta, g, m, v, None);
+                self.one(theta, g, m, v, None);
             }
         } else {
             let all = theta.iter_mut().zip(gradient).zip(moments).zip(v_max);
             for (((theta, &g), (m, v)), v_max) in all {
-                one(step, theta, g, m, v, Some(v_max));
+                self.one(theta, g, m, v, Some(v_max));
             }
         }
     }
-}
 
-#[inline(always)]
-fn one<F: Element>(
-    step: Step<F>,
-    theta: &mut F,
-    g: F,
-    m: &mut F,
-    v: &mut F,
-    v_max: Option<&mut F>,
-) {
-    let g = g + step.decay * *theta;
-    *m = flush(*m + step.keep1 * (g - *m));
-    *v = flush(step.keep2 * *v + (step.fresh2 * g) * g);
-    let second = match v_max {
-        None => *v,
-        Some(v_max) => {
-            // NaN in v must come through.
-            if *v > *v_max || v.nan() {
-                *v_max = *v;
+    #[inline(always)]
+    fn one(self, theta: &mut F, g: F, m: &mut F, v: &mut F, v_max: Option<&mut F>) {
+        let g = g + self.decay * *theta;
+        *m = flush(*m + self.keep1 * (g - *m));
+        *v = flush(self.keep2 * *v + (self.fresh2 * g) * g);
+        let second = match v_max {
+            None => *v,
+            Some(v_max) => {
+                // NaN in v must come through.
+                if *v > *v_max || v.nan() {
+                    *v_max = *v;
+                }
+                *v_max
             }
-            *v_max
-        }
-    };
-    let size = second.root() / step.root_correction + step.eps;
-    *theta = *theta * step.shrink - step.rate * *m / size;
+        };
+        let size = second.root() / self.root_correction + self.eps;
+        *theta = *theta * self.shrink - self.rate * *m / size;
+    }
 }

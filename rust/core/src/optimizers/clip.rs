@@ -16,22 +16,19 @@ pub enum Clip {
 }
 
 impl Clip {
-    pub(super) fn apply<F: Element>(self, gradient: &mut [F]) -> Result<(), NonFiniteNorm> {
-        match self {
-            Self::None => {}
-            Self::Norm(limit) => {
-                let mut square = 0.0;
-                sum_of_squares(gradient, &mut square);
-                let norm = square.sqrt();
-                if !norm.is_finite() {
-                    return Err(NonFiniteNorm);
-                }
-                let factor = limit / (norm + 1e-6);
-                if factor < 1.0 {
-                    scale(gradient, F::of(factor));
-                }
+    /// Scales the gradient down to the norm, if that is what is asked for.
+    pub(super) fn scale<F: Element>(self, gradient: &mut [F]) -> Result<(), NonFiniteNorm> {
+        if let Self::Norm(limit) = self {
+            let mut square = 0.0;
+            sum_of_squares(gradient, &mut square);
+            let norm = square.sqrt();
+            if !norm.is_finite() {
+                return Err(NonFiniteNorm);
             }
-            Self::Value(limit) => clamp(gradient, F::of(limit)),
+            let factor = limit / (norm + 1e-6);
+            if factor < 1.0 {
+                scale(gradient, F::of(factor));
+            }
         }
         Ok(())
     }
@@ -59,12 +56,11 @@ kernel! {
     }
 }
 
-kernel! {
-    /// NaN stays NaN.
-    fn clamp[F: Element](values: &mut [F], limit: F)[F] {
-        for value in values {
-            let low = if *value < -limit { -limit } else { *value };
-            *value = if low > limit { limit } else { low };
-        }
+/// Each value to [−limit, limit]; NaN stays NaN.
+#[inline(always)]
+pub(super) fn clamp<F: Element>(values: &mut [F], limit: F) {
+    for value in values {
+        let low = if *value < -limit { -limit } else { *value };
+        *value = if low > limit { limit } else { low };
     }
 }

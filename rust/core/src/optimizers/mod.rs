@@ -11,10 +11,13 @@ pub use sgd::Sgd;
 
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::matrix::Buffer;
+use crate::matrix::{Buffer, for_each_chunk};
+use crate::simd::kernel;
 
 /// Elements given to one task.
 const CHUNK: usize = 1 << 14;
+/// What an element costs, in multiply-adds of a product: the root and the quotients.
+const WORK: usize = 32;
 
 /// Which framework's equations (and defaults) an optimiser follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,11 @@ pub struct OptimizerState<F: Element> {
 }
 
 impl<F: Element> OptimizerState<F> {
+    /// `parameters` with the moments, each of which may be empty.
+    pub fn moments<'a>(&'a mut self, parameters: &'a mut [F]) -> [&'a mut [F]; 4] {
+        [parameters, &mut self.m, &mut self.v, &mut self.v_max]
+    }
+
     /// Forgets everything.
     pub fn reset(&mut self) {
         self.step = 0;
@@ -92,6 +100,26 @@ impl Optimizer {
         })
     }
 
+    /// The update of the step that follows: element by element, so that it can run wherever a gradient is
+    /// finished. None when the clipping has to see the whole gradient first.
+    pub fn elementwise<F: Element>(&self, state: &OptimizerState<F>) -> Option<Update<F>> {
+        (!matches!(self.clip, Clip::Norm(_))).then(|| self.update(state))
+    }
+
+    fn update<F: Element>(&self, state: &OptimizerState<F>) -> Update<F> {
+        let count = state.step + 1;
+        Update {
+            limit: match self.clip {
+                Clip::Value(limit) => Some(F::of(limit)),
+                _ => None,
+            },
+            rule: match &self.rule {
+                Rule::Sgd(sgd) => UpdateRule::Sgd(sgd.step(count)),
+                Rule::Adam(adam) => UpdateRule::Adam(adam.step(count)),
+            },
+        }
+    }
+
     /// One step: clips `gradient` in place, then updates `parameters`. Refuses (before any change to
     /// parameters or moments) a gradient whose norm is asked for and is not finite.
     pub fn step<F: Element>(
@@ -100,13 +128,53 @@ impl Optimizer {
         parameters: &mut [F],
         gradient: &mut [F],
     ) -> std::result::Result<(), NonFiniteNorm> {
-        self.clip.apply(gradient)?;
+        self.clip.scale(gradient)?;
+        let update = self.update(state);
+        update.run(gradient, state.moments(parameters));
         state.step += 1;
-        match &self.rule {
-            Rule::Sgd(sgd) => sgd.update(state, parameters, gradient),
-            Rule::Adam(adam) => adam.update(state, parameters, gradient),
-        }
         Ok(())
+    }
+}
+
+/// One step of an optimiser as it is done to each element: clip, decay, update.
+#[derive(Clone, Copy)]
+pub struct Update<F> {
+    limit: Option<F>,
+    rule: UpdateRule<F>,
+}
+
+#[derive(Clone, Copy)]
+enum UpdateRule<F> {
+    Sgd(sgd::Step<F>),
+    Adam(adam::Step<F>),
+}
+
+impl<F: Element> Update<F> {
+    /// Updates a stretch of the parameters and of the moments (see [`OptimizerState::moments`]).
+    #[inline(always)]
+    pub fn apply(self, gradient: &mut [F], arrays: [&mut [F]; 4]) {
+        if let Some(limit) = self.limit {
+            clip::clamp(gradient, limit);
+        }
+        match self.rule {
+            UpdateRule::Sgd(step) => step.apply(gradient, arrays),
+            UpdateRule::Adam(step) => step.apply(gradient, arrays),
+        }
+    }
+
+    /// The same over the threads.
+    pub fn run(self, gradient: &mut [F], [theta, m, v, v_max]: [&mut [F]; 4]) {
+        let work = WORK * theta.len();
+        let arrays = [gradient, theta, m, v, v_max];
+        for_each_chunk(arrays, CHUNK, work, |_, [gradient, theta, m, v, v_max]| {
+            apply(self, gradient, [theta, m, v, v_max]);
+        });
+    }
+}
+
+kernel! {
+    fn apply[F: Element](update: Update<F>, gradient: &mut [F], arrays: [&mut [F]; 4])[F] {
+        update.apply(gradient, arrays);
     }
 }
 

@@ -1,10 +1,8 @@
 //! Stochastic gradient descent with momentum.
 
-use super::{CHUNK, Dialect, OptimizerState, flush};
+use super::{Dialect, flush};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::matrix::for_each_chunk;
-use crate::simd::kernel;
 
 /// With γ learning rate, μ momentum, τ dampening, λ weight decay:
 ///
@@ -23,7 +21,7 @@ pub struct Sgd {
 
 /// The coefficients of one step, in the parameters' type.
 #[derive(Clone, Copy)]
-struct Step<F> {
+pub struct Step<F> {
     rate: F,
     momentum: F,
     /// Factor of the gradient in the velocity: 1 at the first step, then 1 − τ.
@@ -32,6 +30,7 @@ struct Step<F> {
     /// 1 − γλ of the decoupled decay, or 1.
     shrink: F,
     nesterov: bool,
+    torch: bool,
 }
 
 impl Sgd {
@@ -58,17 +57,13 @@ impl Sgd {
         Ok(())
     }
 
-    pub(super) fn update<F: Element>(
-        &self,
-        state: &mut OptimizerState<F>,
-        parameters: &mut [F],
-        gradient: &[F],
-    ) {
+    /// The coefficients of step number `count`, from 1.
+    pub(super) fn step<F: Element>(&self, count: u64) -> Step<F> {
         let torch = self.dialect == Dialect::Torch;
-        let step = Step {
+        Step {
             rate: F::of(self.learning_rate),
             momentum: F::of(self.momentum),
-            fresh: F::of(if state.step == 1 {
+            fresh: F::of(if count == 1 {
                 1.0
             } else {
                 1.0 - self.dampening
@@ -80,60 +75,43 @@ impl Sgd {
                 1.0 - self.learning_rate * self.weight_decay
             }),
             nesterov: self.nesterov,
-        };
-        let work = 4 * parameters.len();
-        let arrays = [parameters, &mut state.m];
-        for_each_chunk(arrays, CHUNK, work, |start, [theta, velocity]| {
-            let g = &gradient[start..start + theta.len()];
-            if velocity.is_empty() {
-                plain(step, theta, g);
-            } else if torch {
-                torch_momentum(step, theta, g, velocity);
-            } else {
-                rate_in_velocity(step, theta, g, velocity);
+            torch,
+        }
+    }
+}
+
+impl<F: Element> Step<F> {
+    /// Updates θ and, with momentum, the velocity.
+    #[inline(always)]
+    pub(super) fn apply(self, gradient: &[F], [theta, velocity, ..]: [&mut [F]; 4]) {
+        if velocity.is_empty() {
+            for (theta, &g) in theta.iter_mut().zip(gradient) {
+                let g = g + self.decay * *theta;
+                *theta = *theta * self.shrink - self.rate * g;
             }
-        });
-    }
-}
-
-kernel! {
-    fn plain[F: Element](step: Step<F>, theta: &mut [F], gradient: &[F])[F] {
-        for (theta, &g) in theta.iter_mut().zip(gradient) {
-            let g = g + step.decay * *theta;
-            *theta = *theta * step.shrink - step.rate * g;
-        }
-    }
-}
-
-kernel! {
-    fn torch_momentum[F: Element](
-        step: Step<F>,
-        theta: &mut [F],
-        gradient: &[F],
-        buffer: &mut [F],
-    )[F] {
-        for ((theta, &g), b) in theta.iter_mut().zip(gradient).zip(buffer) {
-            let g = g + step.decay * *theta;
-            // At the first step the buffer is zero and `fresh` is 1: b = g.
-            *b = flush(step.momentum * *b + step.fresh * g);
-            let direction = if step.nesterov { g + step.momentum * *b } else { *b };
-            *theta -= step.rate * direction;
-        }
-    }
-}
-
-kernel! {
-    fn rate_in_velocity[F: Element](
-        step: Step<F>,
-        theta: &mut [F],
-        gradient: &[F],
-        velocity: &mut [F],
-    )[F] {
-        for ((theta, &g), v) in theta.iter_mut().zip(gradient).zip(velocity) {
-            let move_now = step.rate * g;
-            *v = flush(step.momentum * *v - move_now);
-            let change = if step.nesterov { step.momentum * *v - move_now } else { *v };
-            *theta = *theta * step.shrink + change;
+        } else if self.torch {
+            for ((theta, &g), b) in theta.iter_mut().zip(gradient).zip(velocity) {
+                let g = g + self.decay * *theta;
+                // At the first step the buffer is zero and `fresh` is 1: b = g.
+                *b = flush(self.momentum * *b + self.fresh * g);
+                let direction = if self.nesterov {
+                    g + self.momentum * *b
+                } else {
+                    *b
+                };
+                *theta -= self.rate * direction;
+            }
+        } else {
+            for ((theta, &g), v) in theta.iter_mut().zip(gradient).zip(velocity) {
+                let move_now = self.rate * g;
+                *v = flush(self.momentum * *v - move_now);
+                let change = if self.nesterov {
+                    self.momentum * *v - move_now
+                } else {
+                    *v
+                };
+                *theta = *theta * self.shrink + change;
+            }
         }
     }
 }

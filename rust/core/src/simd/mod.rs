@@ -1,18 +1,25 @@
 //! Instruction sets: which there are, which one this process uses, and how a kernel is compiled for
 //! each of them.
 //!
-//! A kernel is written once, as a plain loop over exact operations; [`kernel!`] compiles it for every
-//! instruction set and picks one at run time. All of them compute the same bits, because vector
-//! lanes run across outputs and every operation is exact or a fused multiply-add.
+//! A kernel is written once; [`kernel!`] compiles it for every instruction set and picks one at run time.
+//! Most are plain loops that the compiler vectorises; the register tile of a product is written in vectors of
+//! the instruction set ([`vector`]), which [`vector_kernel!`] hands to its body as the type `V`. All of them
+//! compute the same bits, because vector lanes run across outputs and every operation is exact or a fused
+//! multiply-add.
 
 #![allow(
     unsafe_code,
     reason = "target features are checked at run time, here alone"
 )]
 
+mod peak;
+pub(crate) mod tile;
+pub(crate) mod vector;
+
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
+pub use peak::fma_peak;
 
 /// Instruction sets with kernels, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,3 +144,44 @@ macro_rules! kernel {
     };
 }
 pub(crate) use kernel;
+
+/// [`kernel!`] whose body may name `V`, the vector of `F` in the instruction set that it is compiled for.
+macro_rules! vector_kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident [F: Element $(, $generic:ident $(: $bound:path)?)* $(; const $size:ident)*]
+        ($($arg:ident : $type:ty),* $(,)?) [$($turbofish:tt)*] $body:block
+    ) => {
+        $(#[$meta])*
+        #[allow(unsafe_code, reason = "the features were detected when the instruction set was chosen")]
+        $vis fn $name<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
+            #[inline(always)]
+            fn body<
+                V: $crate::simd::vector::Vector<F>, F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*
+            >($($arg: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
+                body::<F::Avx2, $($turbofish)*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
+            fn avx512<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
+                body::<F::Avx512, $($turbofish)*>($($arg),*);
+            }
+
+            match $crate::simd::chosen() {
+                // SAFETY: `chosen` gives only what `Isa::available` has found on this machine.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 => unsafe { avx512::<$($turbofish)*>($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx2 => unsafe { avx2::<$($turbofish)*>($($arg),*) },
+                _ => body::<F::Portable, $($turbofish)*>($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use vector_kernel;
