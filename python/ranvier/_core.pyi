@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "available_isas",
     "check_optimizer",
+    "fma_peak",
     "get_num_threads",
     "isa",
     "loss_value_and_gradient",

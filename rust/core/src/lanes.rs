@@ -5,6 +5,12 @@ use crate::element::Element;
 
 pub const COUNT: usize = 16;
 
+/// The sum of `terms` in f64.
+#[inline(always)]
+pub fn sum_f64<F: Element>(terms: impl Iterator<Item = F>) -> f64 {
+    sum(terms.map(F::to_f64))
+}
+
 /// Adds `terms` to the lanes; all calls but the last must bring a multiple of sixteen terms.
 #[inline(always)]
 pub fn add<F: Element>(lanes: &mut [F; COUNT], terms: impl Iterator<Item = F>) {

@@ -112,6 +112,18 @@ impl Loss {
         )
     }
 
+    /// Whether a row's loss is the mean over its elements, each of which depends on one output and one target.
+    fn is_elementwise(&self) -> bool {
+        matches!(
+            self,
+            Self::Mse
+                | Self::Mae
+                | Self::Huber { .. }
+                | Self::Poisson
+                | Self::BinaryCrossEntropy { .. }
+        )
+    }
+
     /// Columns of a target of values for a network with `outputs` outputs.
     pub fn target_width(&self, outputs: usize) -> Result<usize> {
         let refuse =
@@ -251,6 +263,15 @@ kernel! {
             _ => outputs,
         };
         let whole = weight_sum(weights, rows);
+        if let (Target::Values(y), None, 1, true) = (target, weights, outputs, loss.is_elementwise()) {
+            // One column: the rows themselves are the lanes.
+            *value = row_of_values(loss, output, &y[..rows], d_output) / whole;
+            let scale = F::of(1.0 / whole);
+            for d in d_output {
+                *d *= scale;
+            }
+            return;
+        }
         let mut sums = [0.0; lanes::COUNT];
         for row in 0..rows {
             let weight = weights.map_or(1.0, |w| w[row]);
@@ -260,7 +281,7 @@ kernel! {
                 Target::Labels(labels) => {
                     // Labels were checked; one that its owner changed meanwhile must stay in range.
                     let label = (labels[row] as usize).min(outputs - 1);
-                    cross_entropy(loss, z, Goal::Label(label), d)
+                    cross_entropy(loss, z, Goal::Label(label), d).to_f64()
                 }
                 Target::Values(y) => {
                     let y = &y[row * width..(row + 1) * width];
@@ -272,7 +293,7 @@ kernel! {
                 for d in d {
                     *d *= scale;
                 }
-                sums[row % lanes::COUNT] += weight * (row_loss.to_f64() / elements as f64);
+                sums[row % lanes::COUNT] += weight * (row_loss / elements as f64);
             } else {
                 // A row of weight 0 is absent, whatever its loss.
                 d.fill(F::ZERO);
@@ -290,7 +311,7 @@ enum Goal<'a, F> {
 
 /// Sum of the element losses of one row; writes the derivatives.
 #[inline(always)]
-fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> F {
+fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> f64 {
     let half = F::of(0.5);
     match loss {
         Loss::Mse => elementwise(z, y, d, |z, y| {
@@ -332,7 +353,7 @@ fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> F {
                 (value, (F::ONE - y) - factor * sigmoid(-z))
             })
         }
-        Loss::Quantile { q } => lanes::sum(z.iter().zip(d).enumerate().map(|(i, (&z, d))| {
+        Loss::Quantile { q } => lanes::sum_f64(z.iter().zip(d).enumerate().map(|(i, (&z, d))| {
             let e = y[i / q.len()] - z;
             let q = F::of(q[i % q.len()]);
             let (value, slope) = if e > F::ZERO {
@@ -353,7 +374,7 @@ fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> F {
             let count = y.len();
             let (mean, log_variance) = z.split_at(count);
             let (d_mean, d_log_variance) = d.split_at_mut(count);
-            lanes::sum((0..count).map(|t| {
+            lanes::sum_f64((0..count).map(|t| {
                 let e = mean[t] - y[t];
                 let precision = exp(-log_variance[t]);
                 let square = e * e * precision;
@@ -362,7 +383,7 @@ fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> F {
                 half * (log_variance[t] + square)
             }))
         }
-        Loss::CrossEntropy { .. } => cross_entropy(loss, z, Goal::Probabilities(y), d),
+        Loss::CrossEntropy { .. } => cross_entropy(loss, z, Goal::Probabilities(y), d).to_f64(),
     }
 }
 
@@ -372,8 +393,8 @@ fn elementwise<F: Element>(
     y: &[F],
     d: &mut [F],
     mut function: impl FnMut(F, F) -> (F, F),
-) -> F {
-    lanes::sum(z.iter().zip(y).zip(d).map(|((&z, &y), d)| {
+) -> f64 {
+    lanes::sum_f64(z.iter().zip(y).zip(d).map(|((&z, &y), d)| {
         let (value, slope) = function(z, y);
         *d = slope;
         value

@@ -43,9 +43,9 @@ pub trait Epilogue<F: Element, const N: usize>: Copy + Sync {
     /// Whether the sums are made in a place of their own, because the first array holds something else.
     const APART: bool;
 
-    /// `sums` are the rows of the product, `arrays` the same rows of each array; the first array is empty where
-    /// it is `sums`.
-    fn finish(self, panel: usize, sums: &mut [F], arrays: [&mut [F]; N]);
+    /// `sums` are the rows from `row` on of a panel of the product, `arrays` the same rows of each array; the
+    /// first array is empty where it is `sums`.
+    fn finish(self, panel: usize, row: usize, width: usize, sums: &mut [F], arrays: [&mut [F]; N]);
 }
 
 /// Store the product.
@@ -56,7 +56,7 @@ impl<F: Element> Epilogue<F, 1> for Store {
     const APART: bool = false;
 
     #[inline(always)]
-    fn finish(self, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
+    fn finish(self, _: usize, _: usize, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
 }
 
 /// Multiply what is in place: the derivative that the forward pass left there.
@@ -67,7 +67,7 @@ impl<F: Element> Epilogue<F, 1> for Gate {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
+    fn finish(self, _: usize, _: usize, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
         for (out, &sum) in out.iter_mut().zip(&*sums) {
             *out = sum * *out;
         }
@@ -80,21 +80,39 @@ impl<F: Element> Epilogue<F, 1> for Gate {
 pub struct BiasActivation<'a, F> {
     pub bias: Option<&'a [F]>,
     pub activation: Activation,
+    /// Whether a bias belongs to a row of the product, not to a column.
+    pub turned: bool,
 }
 
 impl<F: Element> Epilogue<F, 2> for BiasActivation<'_, F> {
     const APART: bool = false;
 
     #[inline(always)]
-    fn finish(self, panel: usize, sums: &mut [F], [_, gates]: [&mut [F]; 2]) {
-        if let Some(bias) = self.bias {
-            let bias = &bias[panel * F::PANEL..];
-            let bias = &bias[..bias.len().min(F::PANEL)];
-            for out in sums.chunks_exact_mut(bias.len()) {
-                for (out, &b) in out.iter_mut().zip(bias) {
-                    *out += b;
+    fn finish(
+        self,
+        panel: usize,
+        row: usize,
+        width: usize,
+        sums: &mut [F],
+        [_, gates]: [&mut [F]; 2],
+    ) {
+        match self.bias {
+            Some(bias) if self.turned => {
+                for (out, &b) in sums.chunks_exact_mut(width).zip(&bias[row..]) {
+                    for out in out {
+                        *out += b;
+                    }
                 }
             }
+            Some(bias) => {
+                let bias = &bias[panel * F::PANEL..][..width];
+                for out in sums.chunks_exact_mut(width) {
+                    for (out, &b) in out.iter_mut().zip(bias) {
+                        *out += b;
+                    }
+                }
+            }
+            None => {}
         }
         if self.activation != Activation::Identity {
             self.activation.forward(sums, gates);
@@ -107,7 +125,7 @@ impl<F: Element> Epilogue<F, 4> for Update<F> {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, _: usize, sums: &mut [F], arrays: [&mut [F]; 4]) {
+    fn finish(self, _: usize, _: usize, _: usize, sums: &mut [F], arrays: [&mut [F]; 4]) {
         self.apply(sums, arrays);
     }
 }
@@ -186,7 +204,7 @@ vector_kernel! {
                 };
                 multiply::<F, V>(left, place, block, width, sums);
                 if k1 == depth {
-                    epilogue.finish(panel, sums, parts);
+                    epilogue.finish(panel, first_row + row, width, sums, parts);
                 }
             }
         }
@@ -265,6 +283,7 @@ mod tests {
             let epilogue = BiasActivation {
                 bias: Some(&bias_data),
                 activation: Activation::Relu,
+                turned: false,
             };
             product(left, right, [&mut out, &mut gates], epilogue);
             let shifted: Vec<F> = (0..m * n).map(|i| expected[i] + bias[i % n]).collect();

@@ -187,6 +187,34 @@ impl Panels {
         }
     }
 
+    /// Copies the transpose of row-major `values` (cols x rows) in; the padding is left as it is.
+    pub fn pack_transposed<F: Element>(self, values: &[F], panels: &mut [F]) {
+        if self.rows == 1 {
+            return self.pack(values, panels);
+        }
+        self.for_each::<F>(|row, col, at| panels[at] = values[col * self.rows + row]);
+    }
+
+    /// Copies the transpose out, row-major (cols x rows).
+    pub fn unpack_transposed<F: Element>(self, panels: &[F], values: &mut [F]) {
+        if self.rows == 1 {
+            return self.unpack(panels, values);
+        }
+        self.for_each::<F>(|row, col, at| values[col * self.rows + row] = panels[at]);
+    }
+
+    /// Calls `visit` with the row, the column and the place of each element.
+    fn for_each<F: Element>(self, mut visit: impl FnMut(usize, usize, usize)) {
+        for p in 0..self.count::<F>() {
+            for row in 0..self.rows {
+                let start = self.row::<F>(p, row).start;
+                for i in 0..self.used::<F>(p) {
+                    visit(row, p * F::PANEL + i, start + i);
+                }
+            }
+        }
+    }
+
     /// A view of storage in this shape.
     #[inline(always)]
     pub fn of<F: Element>(self, data: &[F]) -> PanelRef<'_, F> {
@@ -319,6 +347,15 @@ mod tests {
             let mut back = vec![0.0; rows * cols];
             shape.unpack(&panels, &mut back);
             assert_eq!(back, values);
+
+            let turned: Vec<f32> = (0..rows * cols)
+                .map(|i| values[i % rows * cols + i / rows])
+                .collect();
+            let mut same = vec![0.0f32; shape.len::<f32>()];
+            shape.pack_transposed(&turned, &mut same);
+            assert_eq!(same, panels);
+            shape.unpack_transposed(&same, &mut back);
+            assert_eq!(back, turned);
         }
     }
 

@@ -95,7 +95,11 @@ impl<F: Element> Network<F> {
 
     fn initialize(&mut self, index: usize, fill: Fill, seed: u64) -> Result<()> {
         let slot = self.slots[index].clone();
-        let shape = (slot.panels.rows, slot.panels.cols);
+        let shape = match slot.dims[..] {
+            [rows, cols] => (rows, cols),
+            [cols] => (1, cols),
+            _ => (1, 1),
+        };
         let mut values = Buffer::<F>::zeroed(shape.0 * shape.1)?;
         let stream = Stream::new(seed, fill.purpose, fill.layer, 0);
         fill.initializer
@@ -108,7 +112,7 @@ impl<F: Element> Network<F> {
             ));
         }
         let range = slot.range::<F>();
-        slot.panels.pack(&values, &mut self.parameters[range]);
+        slot.pack(&values, &mut self.parameters[range]);
         Ok(())
     }
 
@@ -133,50 +137,43 @@ impl<F: Element> Network<F> {
 
     /// Copies a parameter or running statistic out, row-major.
     pub fn read(&self, slot: &Slot, flat: &[F], values: &mut [F]) {
-        slot.panels.unpack(&flat[slot.range::<F>()], values);
+        slot.unpack(&flat[slot.range::<F>()], values);
     }
 
     /// Replaces a trainable parameter by row-major `values`.
     pub fn write(&mut self, index: usize, values: &[F]) {
         let slot = &self.slots[index];
-        slot.panels
-            .pack(values, &mut self.parameters[slot.range::<F>()]);
+        slot.pack(values, &mut self.parameters[slot.range::<F>()]);
         self.version += 1;
     }
 
     /// Replaces a running statistic.
     pub fn write_state(&mut self, index: usize, values: &[F]) {
         let slot = &self.state_slots[index];
-        slot.panels.pack(values, &mut self.state[slot.range::<F>()]);
+        slot.pack(values, &mut self.state[slot.range::<F>()]);
         self.version += 1;
     }
 
     /// Packs row-major values of one parameter into a flat vector of this network's layout.
     pub fn pack_into(&self, index: usize, values: &[F], flat: &mut [F]) {
         let slot = &self.slots[index];
-        slot.panels.pack(values, &mut flat[slot.range::<F>()]);
+        slot.pack(values, &mut flat[slot.range::<F>()]);
     }
 
     /// Number of trainable values.
     pub fn count(&self) -> usize {
-        self.slots
-            .iter()
-            .map(|slot| slot.panels.rows * slot.panels.cols)
-            .sum()
+        self.slots.iter().map(Slot::count).sum()
     }
 
     /// Buffers for `rows` rows; `backward` for training, `d_input` when the gradient of the input is wanted.
     pub fn workspace(&self, rows: usize, backward: bool, d_input: bool) -> Result<Workspace<F>> {
-        let widths: Vec<usize> = std::iter::once(self.inputs)
-            .chain(self.nodes.iter().map(|node| node.outputs))
-            .collect();
-        let size = |width: usize| Panels::new(rows, width).len::<F>();
+        let shapes = std::iter::once(Panels::new(rows, self.inputs))
+            .chain(self.nodes.iter().map(|node| node.output_shape(rows)));
+        let sizes: Vec<usize> = shapes.map(|shape| shape.len::<F>()).collect();
         let buffers = |needed: &dyn Fn(usize) -> bool| {
-            widths
-                .iter()
-                .enumerate()
-                .map(|(l, &width)| Buffer::zeroed(if needed(l) { size(width) } else { 0 }))
-                .collect::<Result<Vec<_>>>()
+            let sizes = sizes.iter().enumerate();
+            let sizes = sizes.map(|(l, &size)| if needed(l) { size } else { 0 });
+            sizes.map(Buffer::zeroed).collect::<Result<Vec<_>>>()
         };
         Ok(Workspace {
             rows,
@@ -203,7 +200,7 @@ impl<F: Element> Network<F> {
     pub fn forward(&self, workspace: &mut Workspace<F>, rows: usize, pass: Pass<'_>) {
         clear_padding(Panels::new(rows, self.inputs), &mut workspace.values[0]);
         for (l, node) in self.nodes.iter().enumerate() {
-            let shape = Panels::new(rows, node.outputs);
+            let shape = node.output_shape(rows);
             let (before, after) = workspace.values.split_at_mut(l + 1);
             let input = &before[l][..Panels::new(rows, node.inputs).len::<F>()];
             let output = &mut after[0][..shape.len::<F>()];
@@ -213,11 +210,17 @@ impl<F: Element> Network<F> {
                 &mut []
             };
             let statistics = &mut workspace.statistics[l];
-            self.forward_node(node, shape, input, output, gates, statistics, pass);
+            let inputs = Panels::new(rows, node.inputs);
+            self.forward_node(node, inputs, input, output, gates, statistics, pass);
         }
-        let shape = Panels::new(rows, self.outputs);
-        let last = &workspace.values[self.nodes.len()];
-        shape.unpack(last, &mut workspace.output[..rows * self.outputs]);
+        let depth = self.nodes.len();
+        let (node, last) = (self.nodes[depth - 1], &workspace.values[depth]);
+        let output = &mut workspace.output[..rows * self.outputs];
+        if node.turned() {
+            node.output_shape(rows).unpack_transposed(last, output);
+        } else {
+            node.output_shape(rows).unpack(last, output);
+        }
     }
 
     fn forward_node(
@@ -235,14 +238,22 @@ impl<F: Element> Network<F> {
                 weight,
                 bias,
                 activation,
+                turned,
             } => {
-                let bias = bias.map(|bias| self.parameter(bias));
-                product(
-                    Left::Plain(Panels::new(shape.rows, node.inputs).of(input)),
-                    Right::Plain(self.slots[weight].panels.of(self.parameter(weight))),
-                    [output, gates],
-                    BiasActivation { bias, activation },
-                );
+                let weight = self.slots[weight].panels.of(self.parameter(weight));
+                let input = shape.of(input);
+                let epilogue = BiasActivation {
+                    bias: bias.map(|bias| self.parameter(bias)),
+                    activation,
+                    turned,
+                };
+                if turned {
+                    let (left, right) = (Left::Plain(weight), Right::Transposed(input));
+                    product(left, right, [output, gates], epilogue);
+                } else {
+                    let (left, right) = (Left::Plain(input), Right::Plain(weight));
+                    product(left, right, [output, gates], epilogue);
+                }
             }
             Op::Pointwise(activation) => {
                 output.copy_from_slice(input);
@@ -403,17 +414,17 @@ struct Stored<'a, F> {
 impl<F: Element> Backward<'_, F> {
     fn run(mut self, workspace: &mut Workspace<F>) {
         let depth = self.nodes.len();
-        let outputs = self.nodes[depth - 1].outputs;
+        let last = self.nodes[depth - 1];
         receive(
-            Panels::new(self.rows, outputs),
-            &workspace.d_output[..self.rows * outputs],
+            last,
+            self.rows,
+            &workspace.d_output,
             &mut workspace.deltas[depth],
-            self.nodes[depth - 1].gated(),
         );
         for l in (0..depth).rev() {
             let node = self.nodes[l];
             let (before, after) = workspace.deltas.split_at_mut(l + 1);
-            let d_output = &after[0][..Panels::new(self.rows, node.outputs).len::<F>()];
+            let d_output = &after[0][..node.output_shape(self.rows).len::<F>()];
             let inputs = Panels::new(self.rows, node.inputs);
             let d_input = (l > 0 || workspace.d_input).then(|| DInput {
                 data: &mut before[l][..inputs.len::<F>()],
@@ -435,27 +446,40 @@ impl<F: Element> Backward<'_, F> {
         d_output: &[F],
         d_input: Option<DInput<'_, F>>,
     ) {
-        let (outputs, inputs) = (
-            Panels::new(self.rows, node.outputs),
-            Panels::new(self.rows, node.inputs),
-        );
+        let inputs = Panels::new(self.rows, node.inputs);
         match node.op {
-            Op::Dense { weight, bias, .. } => {
-                let d_output = outputs.of(d_output);
+            Op::Dense {
+                weight,
+                bias,
+                turned,
+                ..
+            } => {
+                let d_output = node.output_shape(self.rows).of(d_output);
                 if let Some(d_input) = d_input {
-                    let left = Left::Plain(d_output);
                     let weight = self.slots[weight].panels.of(self.parameter(weight));
-                    let right = Right::Transposed(weight);
+                    let (left, right) = if turned {
+                        (Left::Transposed(d_output), Right::Plain(weight))
+                    } else {
+                        (Left::Plain(d_output), Right::Transposed(weight))
+                    };
                     if d_input.gated {
                         product(left, right, [d_input.data], Gate);
                     } else {
                         product(left, right, [d_input.data], Store);
                     }
                 }
-                let left = Left::Transposed(inputs.of(stored.input));
-                self.weight_gradient(weight, left, Right::Plain(d_output));
+                let input = inputs.of(stored.input);
+                if turned {
+                    self.weight_gradient(weight, Left::Plain(d_output), Right::Plain(input));
+                } else {
+                    self.weight_gradient(weight, Left::Transposed(input), Right::Plain(d_output));
+                }
                 if let Some(bias) = bias {
-                    pointwise::column_sums(outputs, d_output.data, self.gradient(bias));
+                    if turned {
+                        pointwise::row_sums(d_output, self.gradient(bias));
+                    } else {
+                        pointwise::column_sums(d_output, self.gradient(bias));
+                    }
                     self.update(bias, 1);
                 }
             }
@@ -583,12 +607,21 @@ impl<F: Element> Workspace<F> {
     }
 }
 
-/// Packs the row-major gradient of the output, multiplying the gate where the last layer left one.
-fn receive<F: Element>(shape: Panels, rows: &[F], delta: &mut [F], gated: bool) {
+/// Takes the row-major gradient of the output in, multiplying the gate where the last node left one.
+fn receive<F: Element>(node: Node, rows: usize, d_output: &[F], delta: &mut [F]) {
+    let shape = node.output_shape(rows);
+    let (row_step, col_step) = if node.turned() {
+        (1, node.outputs)
+    } else {
+        (node.outputs, 1)
+    };
+    let gated = node.gated();
     for p in 0..shape.count::<F>() {
         for row in 0..shape.rows {
-            let from = &rows[row * shape.cols + p * F::PANEL..][..shape.used::<F>(p)];
-            let to = &mut delta[shape.row::<F>(p, row)];
+            let from = d_output[row * row_step + p * F::PANEL * col_step..]
+                .iter()
+                .step_by(col_step);
+            let to = &mut delta[shape.row::<F>(p, row)][..shape.used::<F>(p)];
             for (to, &from) in to.iter_mut().zip(from) {
                 *to = if gated { from * *to } else { from };
             }

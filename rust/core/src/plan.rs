@@ -8,6 +8,10 @@ use crate::init::{Fans, Initializer};
 use crate::matrix::Panels;
 use crate::rng::Purpose;
 
+/// A last layer with fewer outputs than a vector has lanes, by this factor, is computed with the batch as columns:
+/// its padding would cost more than transposing its input.
+const NARROW: usize = 4;
+
 /// An activation as a layer names it: elementwise, or one of the two that are layers of their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum AnyActivation {
@@ -80,10 +84,35 @@ pub struct Slot {
     pub dims: Vec<usize>,
     /// Shape in storage.
     pub panels: Panels,
+    /// Whether the storage holds the transpose.
+    pub turned: bool,
     pub offset: usize,
 }
 
 impl Slot {
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.panels.rows * self.panels.cols
+    }
+
+    /// Row-major `values` to storage.
+    pub fn pack<F: Element>(&self, values: &[F], storage: &mut [F]) {
+        if self.turned {
+            self.panels.pack_transposed(values, storage);
+        } else {
+            self.panels.pack(values, storage);
+        }
+    }
+
+    /// Storage to row-major `values`.
+    pub fn unpack<F: Element>(&self, storage: &[F], values: &mut [F]) {
+        if self.turned {
+            self.panels.unpack_transposed(storage, values);
+        } else {
+            self.panels.unpack(storage, values);
+        }
+    }
+
     pub(crate) fn range<F: Element>(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.panels.len::<F>()
     }
@@ -96,6 +125,8 @@ pub(crate) enum Op {
         weight: usize,
         bias: Option<usize>,
         activation: Activation,
+        /// Whether output, gradient and weight are stored as their transposes: the batch as columns.
+        turned: bool,
     },
     Pointwise(Activation),
     PRelu {
@@ -135,6 +166,20 @@ impl Node {
         }
     }
 
+    /// Whether the output is stored as its transpose, the batch as columns.
+    pub(crate) fn turned(&self) -> bool {
+        matches!(self.op, Op::Dense { turned: true, .. })
+    }
+
+    /// Shape in which `rows` rows of output are stored.
+    pub(crate) fn output_shape(&self, rows: usize) -> Panels {
+        if self.turned() {
+            Panels::new(self.outputs, rows)
+        } else {
+            Panels::new(rows, self.outputs)
+        }
+    }
+
     /// Elements of per-batch statistics that forward leaves for backward.
     pub(crate) fn statistics<F: Element>(&self, rows: usize) -> usize {
         match self.op {
@@ -161,8 +206,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>) -> usize {
+    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>, turned: bool) -> usize {
         let panels = match dims[..] {
+            [rows, cols] if turned => Panels::new(cols, rows),
             [rows, cols] => Panels::new(rows, cols),
             [cols] => Panels::new(1, cols),
             _ => Panels::new(1, 1),
@@ -173,6 +219,7 @@ impl Layout {
             name,
             dims,
             panels,
+            turned,
             offset,
         });
         self.slots.len() - 1
@@ -199,13 +246,14 @@ impl Plan {
             ..Self::default()
         };
         for (number, layer) in layers.iter().enumerate() {
-            plan.outputs = plan.add::<F>(number, layer, plan.outputs);
+            let last = number + 1 == layers.len();
+            plan.outputs = plan.add::<F>(number, layer, plan.outputs, last);
         }
         Ok(plan)
     }
 
     /// Adds the nodes of `layer`; returns its width.
-    fn add<F: Element>(&mut self, number: usize, layer: &Layer, width: usize) -> usize {
+    fn add<F: Element>(&mut self, number: usize, layer: &Layer, width: usize, last: bool) -> usize {
         let outputs = match layer {
             Layer::Dense { units, .. } => *units,
             _ => width,
@@ -231,9 +279,13 @@ impl Plan {
                     inputs: width,
                     outputs,
                 };
+                let turned = last
+                    && NARROW * outputs <= F::LANES
+                    && matches!(activation, AnyActivation::Elementwise(_));
                 let weight = self.parameter::<F>(
                     format!("{number}.weight"),
                     vec![width, outputs],
+                    turned,
                     Fill {
                         initializer: weight_init,
                         purpose: Purpose::Weight,
@@ -248,7 +300,7 @@ impl Plan {
                         layer: number,
                         fans,
                     };
-                    self.parameter::<F>(format!("{number}.bias"), vec![outputs], fill)
+                    self.parameter::<F>(format!("{number}.bias"), vec![outputs], false, fill)
                 });
                 let elementwise = match activation {
                     AnyActivation::Elementwise(activation) => *activation,
@@ -258,6 +310,7 @@ impl Plan {
                     weight,
                     bias,
                     activation: elementwise,
+                    turned,
                 }));
                 if !matches!(activation, AnyActivation::Elementwise(_)) {
                     self.activation::<F>(number, *activation, outputs);
@@ -274,12 +327,12 @@ impl Plan {
             }
             Layer::BatchNorm { momentum, eps } => {
                 let weight = self.affine::<F>(number, width);
-                let mean = self
-                    .state
-                    .add::<F>(format!("{number}.running_mean"), vec![width]);
+                let mean =
+                    self.state
+                        .add::<F>(format!("{number}.running_mean"), vec![width], false);
                 let var = self
                     .state
-                    .add::<F>(format!("{number}.running_var"), vec![width]);
+                    .add::<F>(format!("{number}.running_var"), vec![width], false);
                 self.state_fills.push((var, 1.0));
                 self.nodes.push(node(Op::BatchNorm {
                     momentum: *momentum,
@@ -325,11 +378,17 @@ impl Plan {
                 outputs: 1,
             },
         };
-        self.parameter::<F>(name, dims, fill)
+        self.parameter::<F>(name, dims, false, fill)
     }
 
-    fn parameter<F: Element>(&mut self, name: String, dims: Vec<usize>, fill: Fill) -> usize {
-        let slot = self.parameters.add::<F>(name, dims);
+    fn parameter<F: Element>(
+        &mut self,
+        name: String,
+        dims: Vec<usize>,
+        turned: bool,
+        fill: Fill,
+    ) -> usize {
+        let slot = self.parameters.add::<F>(name, dims, turned);
         self.fills.push((fill, slot));
         slot
     }

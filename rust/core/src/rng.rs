@@ -4,6 +4,7 @@
 
 use crate::error::Result;
 use crate::matrix::Buffer;
+use crate::simd::kernel;
 
 /// What a stream of numbers is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,21 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+kernel! {
+    /// Blocks `first..` of a stream; word w of the i-th goes to `words[w][i]`.
+    fn blocks[](stream: Stream, first: u64, words: &mut [[u32; BULK]; 4])[] {
+        for i in 0..BULK {
+            let block = stream.block(first.wrapping_add(i as u64));
+            for w in 0..4 {
+                words[w][i] = block[w];
+            }
+        }
+    }
+}
+
+/// Blocks that are made at once.
+const BULK: usize = 32;
+
 /// Fills `order` with the order of rows in `epoch`: Fisher-Yates, where the bounded number is the high
 /// half of a 64-bit product (its bias, below n / 2^64, is not measurable).
 pub fn shuffle(order: &mut [u32], seed: u64, epoch: u64) {
@@ -86,9 +102,14 @@ pub fn shuffle(order: &mut [u32], seed: u64, epoch: u64) {
     for (i, row) in order.iter_mut().enumerate() {
         *row = i as u32;
     }
-    let last = order.len().saturating_sub(1);
-    for i in (1..order.len()).rev() {
-        let random = stream.word64((last - i) as u64);
+    let mut words = [[0; BULK]; 4];
+    for (number, i) in (1..order.len()).rev().enumerate() {
+        let (block, pair) = (number / 2 % BULK, number % 2 * 2);
+        if block == 0 && pair == 0 {
+            blocks(stream, number as u64 / 2, &mut words);
+        }
+        // The 64-bit number `number` of the stream.
+        let random = u64::from(words[pair][block]) | u64::from(words[pair + 1][block]) << 32;
         let j = (u128::from(random) * (i as u128 + 1)) >> 64;
         order.swap(i, j as usize);
     }

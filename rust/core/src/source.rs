@@ -96,8 +96,8 @@ impl<'a> Source<'a> {
             let offset = row as isize * self.row_stride + first as isize * item;
             // SAFETY: the elements of the row are contiguous and of type F; both ends were checked.
             unsafe {
-                let from = self.start.offset(offset);
-                std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().cast(), size_of_val(out));
+                let (from, to) = (self.start.offset(offset), out.as_mut_ptr().cast());
+                copy(from, to, size_of_val(out));
             }
             return;
         }
@@ -147,6 +147,25 @@ impl<'a> Source<'a> {
             self.read(order.get(row), 0, out);
         }
     }
+}
+
+/// Copies bytes; short rows inline, since a call would cost more than the copy.
+///
+/// # Safety
+/// As for [`std::ptr::copy_nonoverlapping`].
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    macro_rules! sizes {
+        ($($size:literal),*) => {
+            match bytes {
+                // SAFETY: forwarded to the caller.
+                $($size => unsafe { to.cast::<[u8; $size]>().write(from.cast::<[u8; $size]>().read()) },)*
+                // SAFETY: forwarded to the caller.
+                _ => unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) },
+            }
+        };
+    }
+    sizes!(4, 8, 12, 16, 24, 32, 64)
 }
 
 /// Rows of the data that make a batch: picked one by one, or a range.

@@ -3,7 +3,7 @@
 use super::DInput;
 use crate::element::Element;
 use crate::lanes;
-use crate::matrix::Panels;
+use crate::matrix::{PanelRef, Panels};
 use crate::simd::kernel;
 
 kernel! {
@@ -57,16 +57,43 @@ kernel! {
 
 kernel! {
     /// d_bias: for each column the sum over rows, in order.
-    pub fn column_sums[F: Element](shape: Panels, values: &[F], sums: &mut [F])[F] {
-        for p in 0..shape.count::<F>() {
-            let width = shape.width::<F>(p);
-            let sums = &mut sums[p * F::PANEL..][..width];
-            sums.fill(F::ZERO);
-            for row in values[shape.panel::<F>(p)].chunks_exact(width) {
-                for (sum, &value) in sums.iter_mut().zip(row) {
-                    *sum += value;
-                }
+    pub fn column_sums[F: Element](values: PanelRef<'_, F>, sums: &mut [F])[F] {
+        for (p, sums) in sums.chunks_mut(F::PANEL).enumerate() {
+            let panel = values.panel(p);
+            match F::LANES {
+                16 => sum_columns::<F, 16>(panel, sums),
+                _ => sum_columns::<F, 8>(panel, sums),
             }
+        }
+    }
+}
+
+/// Sums of the columns of a panel, `L` columns at a time.
+#[inline(always)]
+fn sum_columns<F: Element, const L: usize>(panel: &[F], sums: &mut [F]) {
+    let width = sums.len();
+    for (first, sums) in (0..width).step_by(L).zip(sums.chunks_exact_mut(L)) {
+        let mut total = [F::ZERO; L];
+        for row in panel.chunks_exact(width) {
+            let row = &row[first..first + L];
+            for j in 0..L {
+                total[j] += row[j];
+            }
+        }
+        sums.copy_from_slice(&total);
+    }
+}
+
+kernel! {
+    /// d_bias where the batch is the columns: for each row the sum over its lanes.
+    pub fn row_sums[F: Element](values: PanelRef<'_, F>, sums: &mut [F])[F] {
+        for (row, sum) in sums.iter_mut().enumerate().take(values.shape.rows) {
+            let mut lanes = [F::ZERO; lanes::COUNT];
+            for p in 0..values.shape.count::<F>() {
+                let used = values.shape.used::<F>(p);
+                lanes::add(&mut lanes, values.row(p, row)[..used].iter().copied());
+            }
+            *sum = lanes::total(lanes);
         }
     }
 }

@@ -30,8 +30,8 @@ pub struct Step<F> {
     keep1: F,
     keep2: F,
     fresh2: F,
-    /// √(1−β2^t) where it divides √v, or 1.
-    root_correction: F,
+    /// 1/√(1−β2^t) where it multiplies √v, or 1.
+    root_scale: F,
     eps: F,
     decay: F,
     shrink: F,
@@ -73,7 +73,7 @@ impl Adam {
             keep1: F::of(1.0 - self.beta1),
             keep2: F::of(self.beta2),
             fresh2: F::of(1.0 - self.beta2),
-            root_correction: F::of(if torch { root } else { 1.0 }),
+            root_scale: F::of(if torch { 1.0 / root } else { 1.0 }),
             eps: F::of(self.eps),
             decay: F::of(if self.decoupled {
                 0.0
@@ -121,7 +121,7 @@ impl<F: Element> Step<F> {
                 *v_max
             }
         };
-        let size = second.root() / self.root_correction + self.eps;
+        let size = second.root() * self.root_scale + self.eps;
         *theta = *theta * self.shrink - self.rate * *m / size;
     }
 }
