@@ -10,14 +10,14 @@
 //! Every output element is one chain `acc = fma(a_k, b_k, acc)` with k ascending from 0. Blocks of k continue
 //! the chain, so neither they nor tiles nor threads can change a bit.
 
-use crate::activation::Activation;
+use crate::activation::{Activation, apply};
 use crate::element::Element;
 use crate::matrix::{PanelRef, Panels, Tile, for_each_tile};
 use crate::optimizers::Update;
 use crate::pool;
 pub use crate::simd::tile::Left;
 use crate::simd::tile::{Rows, multiply, transpose_block};
-use crate::simd::vector_kernel;
+use crate::simd::{kernel, vector_kernel};
 
 /// Depth of a block of k: with a panel's width of columns it stays in the second-level cache (128 KiB).
 const DEPTH: usize = 512;
@@ -68,7 +68,13 @@ impl<F: Element> Epilogue<F, 1> for Gate {
 
     #[inline(always)]
     fn finish(self, _: usize, _: usize, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
-        for (out, &sum) in out.iter_mut().zip(&*sums) {
+        gate(sums, out);
+    }
+}
+
+kernel! {
+    fn gate[F: Element](sums: &[F], out: &mut [F])[F] {
+        for (out, &sum) in out.iter_mut().zip(sums) {
             *out = sum * *out;
         }
     }
@@ -107,15 +113,18 @@ impl<F: Element> Epilogue<F, 2> for BiasActivation<'_, F> {
             Some(bias) => {
                 let bias = &bias[panel * F::PANEL..][..width];
                 for out in sums.chunks_exact_mut(width) {
-                    for (out, &b) in out.iter_mut().zip(bias) {
-                        *out += b;
+                    let vectors = out.chunks_exact_mut(F::LANES);
+                    for (out, bias) in vectors.zip(bias.chunks_exact(F::LANES)) {
+                        for (out, &b) in out.iter_mut().zip(bias) {
+                            *out += b;
+                        }
                     }
                 }
             }
             None => {}
         }
         if self.activation != Activation::Identity {
-            self.activation.forward(sums, gates);
+            apply(self.activation, sums, gates);
         }
     }
 }

@@ -21,6 +21,9 @@ use crate::error::{Error, Result};
 use crate::pool;
 
 const ALIGN: usize = 64;
+/// Bytes from which on a buffer asks for huge pages.
+const HUGE: usize = 4 << 20;
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Types for which the all-zero bit pattern is a value and which need no drop.
 ///
@@ -35,8 +38,11 @@ macro_rules! plain {
 }
 plain!(f32, f64, u8, u32, u64);
 
-/// A zero-initialised, 64-byte aligned array whose allocation can fail without ending the process.
+/// A zero-initialised, 64-byte aligned array whose allocation can fail without ending the process. Pages that
+/// are never touched take no memory. Large buffers ask for huge pages, which spare the address translation.
 pub struct Buffer<T: Plain> {
+    /// What the allocator gave; null for an empty buffer.
+    block: *mut u8,
     start: NonNull<T>,
     len: usize,
 }
@@ -49,20 +55,35 @@ unsafe impl<T: Plain> Sync for Buffer<T> {}
 impl<T: Plain> Buffer<T> {
     /// A buffer of `len` zeros; [`Error::Memory`] when the allocator refuses.
     pub fn zeroed(len: usize) -> Result<Self> {
-        let layout = Self::layout(len)?;
-        if layout.size() == 0 {
+        let bytes = len.saturating_mul(size_of::<T>());
+        let refused = Error::Memory { bytes };
+        let Some(layout) = Self::layout(len) else {
+            return Err(refused);
+        };
+        if len == 0 {
             return Ok(Self {
+                block: std::ptr::null_mut(),
                 start: NonNull::dangling(),
-                len: 0,
+                len,
             });
         }
         // SAFETY: the layout has a non-zero size.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        NonNull::new(start)
-            .map(|start| Self { start, len })
-            .ok_or(Error::Memory {
-                bytes: layout.size(),
-            })
+        let block = unsafe { alloc_zeroed(layout) };
+        let align = Self::align(bytes);
+        let skip = block.align_offset(align);
+        let Some(start) = NonNull::new(block).filter(|_| skip < align) else {
+            return Err(refused);
+        };
+        // SAFETY: the block is `align` bytes longer than the data.
+        let start = unsafe { start.add(skip) };
+        if align == HUGE_PAGE {
+            ask_for_huge_pages(start, bytes);
+        }
+        Ok(Self {
+            block,
+            start: start.cast(),
+            len,
+        })
     }
 
     /// A copy of `values`.
@@ -72,24 +93,32 @@ impl<T: Plain> Buffer<T> {
         Ok(buffer)
     }
 
-    fn layout(len: usize) -> Result<Layout> {
-        let bytes = len.checked_mul(size_of::<T>());
-        bytes
-            .and_then(|bytes| Layout::from_size_align(bytes, ALIGN).ok())
-            .ok_or(Error::Memory {
-                bytes: bytes.unwrap_or(usize::MAX),
-            })
+    fn align(bytes: usize) -> usize {
+        if bytes >= HUGE { HUGE_PAGE } else { ALIGN }
+    }
+
+    /// The block for `len` elements. Its own alignment is small and the data is aligned inside it: a larger
+    /// one would make the allocator write the zeros instead of asking the system for fresh pages.
+    fn layout(len: usize) -> Option<Layout> {
+        let bytes = len.checked_mul(size_of::<T>())?;
+        let size = bytes.checked_add(Self::align(bytes))?;
+        Layout::from_size_align(size, align_of::<T>()).ok()
+    }
+}
+
+fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range lies inside an allocation of ours; the advice changes no contents, and a refusal is no harm.
+    unsafe {
+        libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
     }
 }
 
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len == 0 {
-            return;
-        }
-        if let Ok(layout) = Self::layout(self.len) {
+        if let (false, Some(layout)) = (self.block.is_null(), Self::layout(self.len)) {
             // SAFETY: allocated in `zeroed` with this very layout, freed once.
-            unsafe { dealloc(self.start.as_ptr().cast(), layout) };
+            unsafe { dealloc(self.block, layout) };
         }
     }
 }

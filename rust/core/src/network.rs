@@ -165,11 +165,16 @@ impl<F: Element> Network<F> {
         self.slots.iter().map(Slot::count).sum()
     }
 
+    /// Multiply-adds of a training step on `rows` rows, about.
+    pub fn step_work(&self, rows: usize) -> usize {
+        self.parameters.len().saturating_mul(3 * rows)
+    }
+
     /// Buffers for `rows` rows; `backward` for training, `d_input` when the gradient of the input is wanted.
     pub fn workspace(&self, rows: usize, backward: bool, d_input: bool) -> Result<Workspace<F>> {
         let shapes = std::iter::once(Panels::new(rows, self.inputs))
             .chain(self.nodes.iter().map(|node| node.output_shape(rows)));
-        let sizes: Vec<usize> = shapes.map(|shape| shape.len::<F>()).collect();
+        let sizes: Vec<usize> = shapes.map(Panels::len::<F>).collect();
         let buffers = |needed: &dyn Fn(usize) -> bool| {
             let sizes = sizes.iter().enumerate();
             let sizes = sizes.map(|(l, &size)| if needed(l) { size } else { 0 });
@@ -202,6 +207,10 @@ impl<F: Element> Network<F> {
         for (l, node) in self.nodes.iter().enumerate() {
             let shape = node.output_shape(rows);
             let (before, after) = workspace.values.split_at_mut(l + 1);
+            if node.turned() {
+                // The input's columns are those of the weight and its gradient, whose padding is zero.
+                clear_padding(Panels::new(rows, node.inputs), &mut before[l]);
+            }
             let input = &before[l][..Panels::new(rows, node.inputs).len::<F>()];
             let output = &mut after[0][..shape.len::<F>()];
             let gates = if workspace.backward && node.gated() {

@@ -1,6 +1,10 @@
-//! Threads. The calling thread works too; helpers are started at the first parallel call, claim tasks
-//! from one counter, spin for a moment after a call and then sleep. Which thread runs a task never
-//! changes a result: tasks write disjoint outputs and never share a reduction.
+//! Threads. The calling thread works too; helpers are started at the first parallel call and claim tasks
+//! from one counter. Which thread runs a task never changes a result: tasks write disjoint outputs and never
+//! share a reduction.
+//!
+//! A [`Session`] spans a call from outside (a fit, a prediction). Between its parallel calls helpers spin, so that
+//! handing them work costs a fraction of a microsecond; when it ends they go to sleep. Waking them takes tens of
+//! microseconds, so a session whose work is not worth that stays on its thread.
 //!
 //! A pool belongs to the process that started it. After a fork the child finds another process id,
 //! leaves the parent's pool alone (its threads do not exist there) and starts its own. Nothing starts
@@ -12,6 +16,8 @@
 )]
 
 use std::any::Any;
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -19,10 +25,11 @@ use std::thread;
 
 use crate::error::{Error, Result};
 
-/// Work (multiply-adds) below which a call stays on the calling thread: waking a sleeping helper costs
-/// tens of microseconds.
-const PARALLEL_WORK: usize = 1 << 20;
-/// Turns a helper spins before it sleeps.
+/// Work (multiply-adds) of a call below which it stays on the calling thread while helpers spin.
+const HOT_WORK: usize = 1 << 16;
+/// The same where helpers may have to be woken, and for the rounds of a session (a training step, a prediction).
+const COLD_WORK: usize = 1 << 20;
+/// Turns a helper spins in a session before it sleeps: about a millisecond.
 const SPINS: usize = 1 << 14;
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
@@ -95,7 +102,11 @@ struct Pool {
     wanted: AtomicUsize,
     started: AtomicUsize,
     calls: AtomicUsize,
-    sleepers: Mutex<usize>,
+    /// Sessions in progress.
+    sessions: AtomicUsize,
+    /// Helpers that sleep or are about to.
+    sleepers: AtomicUsize,
+    bed: Mutex<()>,
     wake: Condvar,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -105,12 +116,51 @@ unsafe impl Sync for Pool {}
 // SAFETY: as above.
 unsafe impl Send for Pool {}
 
+thread_local! {
+    /// Work from which on a call of this thread is parallel.
+    static THRESHOLD: Cell<usize> = const { Cell::new(COLD_WORK) };
+}
+
 /// Number of threads that a call of so much work gets.
 pub fn team(work: usize) -> usize {
-    if work < PARALLEL_WORK {
+    if work < THRESHOLD.get() {
         1
     } else {
         threads().unwrap_or(1)
+    }
+}
+
+/// A call from outside, in which this thread will run parallel calls one after the other.
+pub struct Session {
+    before: usize,
+    pool: Option<&'static Pool>,
+    /// The threshold is this thread's.
+    stays: PhantomData<*const ()>,
+}
+
+impl Session {
+    /// A session whose rounds (training steps, predictions) do so much work each.
+    pub fn new(work: usize) -> Self {
+        let hot = work >= COLD_WORK && threads().unwrap_or(1) > 1;
+        let pool = hot.then(Pool::of_this_process);
+        if let Some(pool) = pool {
+            pool.sessions.fetch_add(1, Ordering::Relaxed);
+        }
+        let threshold = if hot { HOT_WORK } else { usize::MAX };
+        Self {
+            before: THRESHOLD.replace(threshold),
+            pool,
+            stays: PhantomData,
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        THRESHOLD.set(self.before);
+        if let Some(pool) = self.pool {
+            pool.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -160,7 +210,9 @@ impl Pool {
             wanted: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
-            sleepers: Mutex::new(0),
+            sessions: AtomicUsize::new(0),
+            sleepers: AtomicUsize::new(0),
+            bed: Mutex::new(()),
             wake: Condvar::new(),
             panic: Mutex::new(None),
         }
@@ -191,7 +243,9 @@ impl Pool {
         self.wanted.store(helpers, Ordering::Relaxed);
         self.open.store(true, Ordering::SeqCst);
         self.calls.fetch_add(1, Ordering::SeqCst);
-        if *self.lock_sleepers() > 0 {
+        // Either this sees a helper that is about to sleep, or that helper sees the new call.
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
             self.wake.notify_all();
         }
         let own = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks)));
@@ -254,32 +308,28 @@ impl Pool {
         }
     }
 
-    /// Spins, then sleeps, until a call other than number `seen` has begun.
+    /// Spins during a session, then sleeps, until a call other than number `seen` has begun.
     fn wait(&self, seen: usize) -> usize {
         for _ in 0..SPINS {
-            let calls = self.calls.load(Ordering::SeqCst);
+            let calls = self.calls.load(Ordering::Acquire);
             if calls != seen {
                 return calls;
+            }
+            if self.sessions.load(Ordering::Relaxed) == 0 {
+                break;
             }
             std::hint::spin_loop();
         }
-        let mut sleepers = self.lock_sleepers();
-        *sleepers += 1;
+        let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
         loop {
             let calls = self.calls.load(Ordering::SeqCst);
             if calls != seen {
-                *sleepers -= 1;
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
                 return calls;
             }
-            sleepers = self
-                .wake
-                .wait(sleepers)
-                .unwrap_or_else(PoisonError::into_inner);
+            bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    fn lock_sleepers(&self) -> std::sync::MutexGuard<'_, usize> {
-        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,12 @@
 use std::marker::PhantomData;
 
 use crate::element::Element;
-use crate::matrix::Panels;
+use crate::matrix::{Panels, for_each_tile};
+
+/// Rows that a task gathers.
+const ROWS: usize = 64;
+/// What gathering an element costs, in multiply-adds of a product.
+const WORK: usize = 8;
 
 /// Element types of foreign arrays that are read in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,13 +133,15 @@ impl<'a> Source<'a> {
     /// Copies the rows named by `order` into panels of `order.len()` rows.
     pub fn gather<F: Element>(&self, order: Rows<'_>, panels: &mut [F]) {
         let shape = Panels::new(order.len(), self.cols);
-        for p in 0..shape.count::<F>() {
-            for row in 0..shape.rows {
-                let used = shape.used::<F>(p);
-                let at = shape.row::<F>(p, row).start;
-                self.read(order.get(row), p * F::PANEL, &mut panels[at..at + used]);
+        let work = WORK * shape.rows * shape.cols;
+        for_each_tile(shape, [panels], ROWS, work, |tile| {
+            let [data] = tile.arrays;
+            let used = shape.used::<F>(tile.panel);
+            for (i, row) in data.chunks_exact_mut(tile.width).enumerate() {
+                let from = order.get(tile.first_row + i);
+                self.read(from, tile.panel * F::PANEL, &mut row[..used]);
             }
-        }
+        });
     }
 
     /// Copies the rows named by `order` one after the other.
@@ -165,7 +172,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
             }
         };
     }
-    sizes!(4, 8, 12, 16, 24, 32, 64)
+    sizes!(4, 8, 12, 16, 24, 32, 64, 128, 256);
 }
 
 /// Rows of the data that make a batch: picked one by one, or a range.

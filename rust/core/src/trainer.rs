@@ -10,6 +10,7 @@ use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
 use crate::matrix::Buffer;
 use crate::network::{Network, Pass, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
+use crate::pool;
 use crate::rng::{identity_order, shuffle};
 use crate::source::Rows;
 
@@ -99,6 +100,7 @@ impl<F: Element> Trainer<F> {
         for data in std::iter::once(&plan.data).chain(&plan.validation) {
             data.check_values::<F>(plan.objective, outputs, false, &mut || monitor.tick())?;
         }
+        let _session = pool::Session::new(shared.read().step_work(batch_size));
         let mut clock = Clock::new();
         for _ in 0..plan.epochs {
             let begun = Instant::now();

@@ -3,7 +3,7 @@
 use super::DInput;
 use crate::element::Element;
 use crate::lanes;
-use crate::matrix::{PanelRef, Panels};
+use crate::matrix::{PanelRef, Panels, for_each_chunk};
 use crate::simd::kernel;
 
 kernel! {
@@ -55,15 +55,19 @@ kernel! {
     }
 }
 
+/// d_bias: for each column the sum over rows, in order.
+pub fn column_sums<F: Element>(values: PanelRef<'_, F>, sums: &mut [F]) {
+    let work = 4 * values.data.len();
+    for_each_chunk([sums], F::PANEL, work, |start, [sums]| {
+        panel_sums(values.panel(start / F::PANEL), sums);
+    });
+}
+
 kernel! {
-    /// d_bias: for each column the sum over rows, in order.
-    pub fn column_sums[F: Element](values: PanelRef<'_, F>, sums: &mut [F])[F] {
-        for (p, sums) in sums.chunks_mut(F::PANEL).enumerate() {
-            let panel = values.panel(p);
-            match F::LANES {
-                16 => sum_columns::<F, 16>(panel, sums),
-                _ => sum_columns::<F, 8>(panel, sums),
-            }
+    fn panel_sums[F: Element](panel: &[F], sums: &mut [F])[F] {
+        match F::LANES {
+            16 => sum_columns::<F, 16>(panel, sums),
+            _ => sum_columns::<F, 8>(panel, sums),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Dialect, flush, power};
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::lanes;
 
 /// m += (1−β1)(g−m); v = β2·v + ((1−β2)g)g; with AMSGrad v is replaced by its largest value so far; then
 ///
@@ -93,16 +94,28 @@ impl<F: Element> Step<F> {
     /// Updates θ, m, v and, for AMSGrad, the largest v.
     #[inline(always)]
     pub(super) fn apply(self, gradient: &[F], [theta, m, v, v_max]: [&mut [F]; 4]) {
-        let moments = m.iter_mut().zip(v);
         if v_max.is_empty() {
-            for ((theta, &g), (m, v)) in theta.iter_mut().zip(gradient).zip(moments) {
-                self.one(theta, g, m, v, None);
-            }
+            lanes::pieces([gradient], [theta, m, v], |[g], [theta, m, v]| {
+                for i in 0..lanes::COUNT {
+                    self.one(&mut theta[i], g[i], &mut m[i], &mut v[i], None);
+                }
+            });
         } else {
-            let all = theta.iter_mut().zip(gradient).zip(moments).zip(v_max);
-            for (((theta, &g), (m, v)), v_max) in all {
-                self.one(theta, g, m, v, Some(v_max));
-            }
+            lanes::pieces(
+                [gradient],
+                [theta, m, v, v_max],
+                |[g], [theta, m, v, v_max]| {
+                    for i in 0..lanes::COUNT {
+                        self.one(
+                            &mut theta[i],
+                            g[i],
+                            &mut m[i],
+                            &mut v[i],
+                            Some(&mut v_max[i]),
+                        );
+                    }
+                },
+            );
         }
     }
 

@@ -151,15 +151,8 @@ enum UpdateRule<F> {
 
 impl<F: Element> Update<F> {
     /// Updates a stretch of the parameters and of the moments (see [`OptimizerState::moments`]).
-    #[inline(always)]
     pub fn apply(self, gradient: &mut [F], arrays: [&mut [F]; 4]) {
-        if let Some(limit) = self.limit {
-            clip::clamp(gradient, limit);
-        }
-        match self.rule {
-            UpdateRule::Sgd(step) => step.apply(gradient, arrays),
-            UpdateRule::Adam(step) => step.apply(gradient, arrays),
-        }
+        apply(self, gradient, arrays);
     }
 
     /// The same over the threads.
@@ -167,14 +160,20 @@ impl<F: Element> Update<F> {
         let work = WORK * theta.len();
         let arrays = [gradient, theta, m, v, v_max];
         for_each_chunk(arrays, CHUNK, work, |_, [gradient, theta, m, v, v_max]| {
-            apply(self, gradient, [theta, m, v, v_max]);
+            self.apply(gradient, [theta, m, v, v_max]);
         });
     }
 }
 
 kernel! {
     fn apply[F: Element](update: Update<F>, gradient: &mut [F], arrays: [&mut [F]; 4])[F] {
-        update.apply(gradient, arrays);
+        if let Some(limit) = update.limit {
+            clip::clamp(gradient, limit);
+        }
+        match update.rule {
+            UpdateRule::Sgd(step) => step.apply(gradient, arrays),
+            UpdateRule::Adam(step) => step.apply(gradient, arrays),
+        }
     }
 }
 

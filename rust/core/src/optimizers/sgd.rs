@@ -3,6 +3,7 @@
 use super::{Dialect, flush};
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::lanes;
 
 /// With γ learning rate, μ momentum, τ dampening, λ weight decay:
 ///
@@ -85,33 +86,40 @@ impl<F: Element> Step<F> {
     #[inline(always)]
     pub(super) fn apply(self, gradient: &[F], [theta, velocity, ..]: [&mut [F]; 4]) {
         if velocity.is_empty() {
-            for (theta, &g) in theta.iter_mut().zip(gradient) {
-                let g = g + self.decay * *theta;
-                *theta = *theta * self.shrink - self.rate * g;
-            }
-        } else if self.torch {
-            for ((theta, &g), b) in theta.iter_mut().zip(gradient).zip(velocity) {
-                let g = g + self.decay * *theta;
-                // At the first step the buffer is zero and `fresh` is 1: b = g.
-                *b = flush(self.momentum * *b + self.fresh * g);
-                let direction = if self.nesterov {
-                    g + self.momentum * *b
-                } else {
-                    *b
-                };
-                *theta -= self.rate * direction;
-            }
-        } else {
-            for ((theta, &g), v) in theta.iter_mut().zip(gradient).zip(velocity) {
-                let move_now = self.rate * g;
-                *v = flush(self.momentum * *v - move_now);
-                let change = if self.nesterov {
-                    self.momentum * *v - move_now
-                } else {
-                    *v
-                };
-                *theta = *theta * self.shrink + change;
-            }
+            lanes::pieces([gradient], [theta], |[g], [theta]| {
+                for (theta, &g) in theta.iter_mut().zip(g) {
+                    let g = g + self.decay * *theta;
+                    *theta = *theta * self.shrink - self.rate * g;
+                }
+            });
+            return;
         }
+        lanes::pieces([gradient], [theta, velocity], |[g], [theta, velocity]| {
+            let all = theta.iter_mut().zip(g).zip(velocity);
+            if self.torch {
+                for ((theta, &g), b) in all {
+                    let g = g + self.decay * *theta;
+                    // At the first step the buffer is zero and `fresh` is 1: b = g.
+                    *b = flush(self.momentum * *b + self.fresh * g);
+                    let direction = if self.nesterov {
+                        g + self.momentum * *b
+                    } else {
+                        *b
+                    };
+                    *theta -= self.rate * direction;
+                }
+            } else {
+                for ((theta, &g), v) in all {
+                    let move_now = self.rate * g;
+                    *v = flush(self.momentum * *v - move_now);
+                    let change = if self.nesterov {
+                        self.momentum * *v - move_now
+                    } else {
+                        *v
+                    };
+                    *theta = *theta * self.shrink + change;
+                }
+            }
+        });
     }
 }

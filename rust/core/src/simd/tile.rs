@@ -252,8 +252,15 @@ pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
             unsafe {
                 let mut square = [V::zero(); 16];
                 let base = from.data.as_ptr().add(start);
-                for (i, row) in square.iter_mut().enumerate().take(rows) {
-                    *row = V::load(base.add((first + j + i) * stride));
+                let base = base.add((first + j) * stride);
+                if rows == V::LANES {
+                    for i in 0..V::LANES {
+                        square[i] = V::load(base.add(i * stride));
+                    }
+                } else {
+                    for (i, row) in square.iter_mut().enumerate().take(rows) {
+                        *row = V::load(base.add(i * stride));
+                    }
                 }
                 V::transpose(&mut square);
                 for (i, row) in square.into_iter().enumerate().take(V::LANES) {

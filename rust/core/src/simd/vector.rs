@@ -1,6 +1,7 @@
 //! Vectors of each instruction set, as far as a product needs them: the only place of intrinsics.
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::wildcard_imports, reason = "forty intrinsics")]
 use std::arch::x86_64::*;
 
 use super::tile::{Strip, tile};
@@ -318,6 +319,7 @@ mod tests {
 
     vector_kernel! {
         fn turned[F: Element](square: &mut [F], side: &mut usize)[F] {
+            // SAFETY: compiled for the instruction set.
             let mut rows = [unsafe { V::zero() }; 16];
             *side = V::LANES;
             for (i, row) in rows.iter_mut().enumerate().take(V::LANES) {
