@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo ulp golden
+.PHONY: help build check test demo bench ulp golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -15,6 +15,9 @@ test: ## install with the test extra and run every test
 
 demo: ## install and run the main job
 	pip install . && ranvier demo
+
+bench: ## install the peers, time everything beside them (a quarter of an hour)
+	pip install ".[peers]" && python benches/compare.py && cargo bench --workspace
 
 ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes)
 	RUSTFLAGS="-C target-feature=+fma,+avx2" cargo run --release -p ranvier-core --example ulp --target-dir target/ulp

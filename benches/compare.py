@@ -10,7 +10,6 @@ benches/README.md has the method.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import platform
@@ -146,6 +145,7 @@ def _round(results: Sequence[Result], workers: dict[str, Worker]) -> float:
             del workers[result.name]
         seconds += time.perf_counter() - start
         idle += sum(other.processor_seconds() for other in waiting) - before
+        worker.settle()
     return idle / seconds if seconds else 0.0
 
 
@@ -175,7 +175,7 @@ def provenance(comparisons: Sequence[Comparison], settings: Settings) -> dict[st
         "threads": settings.threads,
         "isa": settings.isa or machine.isa(),
         "versions": versions,
-        "date": datetime.date.today().isoformat(),
+        "date": machine.today(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from pathlib import Path
@@ -24,6 +25,11 @@ def describe() -> str:
     model = _cpuinfo("model name") or platform.processor() or platform.machine()
     count = cores()
     return f"{model}, {count} core{'s' if count > 1 else ''}"
+
+
+def today() -> str:
+    """The date of a table."""
+    return datetime.date.today().isoformat()
 
 
 def isa() -> str:

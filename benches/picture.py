@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from results import Comparison
+
+if TYPE_CHECKING:
+    from growth import Point, Sweep
 
 _COLORS = {
     "ranvier": "#d62728",
@@ -17,6 +20,12 @@ _COLORS = {
     "onnxruntime": "#2ca02c",
     "sklearn": "#9467bd",
     "numpy": "#7f7f7f",
+}
+_PARTS = {
+    "arithmetic": ("arithmetic", "#1f77b4"),
+    "optimizer": ("optimiser", "#2ca02c"),
+    "gather": ("gather, at most", "#ff7f0e"),
+    "overhead": ("overhead", "#7f7f7f"),
 }
 _FLOOR = "#000000"
 
@@ -30,6 +39,40 @@ def draw_comparisons(comparisons: Sequence[Comparison], caption: str, path: Path
         axes.set_title("Training" if kind == "train" else "Prediction from Python")
         axes.set_ylabel(f"µs per {'step' if kind == 'train' else 'call'}, median")
     figure.savefig(path, dpi=130)
+
+
+def draw_growth(sweeps: Sequence[Sweep], caption: str, path: Path) -> None:
+    """A panel for each axis: the step, its parts, and the floor."""
+    figure, panels = _figure(2, 2, caption)
+    for axes in panels[len(sweeps) :]:
+        axes.set_visible(False)
+    for axes, sweep in zip(panels, sweeps, strict=False):
+        if sweep.axis == "threads":
+            _thread_lines(axes, sweep.points)
+        else:
+            _part_lines(axes, sweep.points)
+        axes.set(yscale="log", xlabel=sweep.axis, ylabel="µs per step")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend(fontsize=8, frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _part_lines(axes: Any, points: Sequence[Point]) -> None:
+    values = [p.value for p in points]
+    axes.plot(values, [p.step for p in points], "o-", color=_COLORS["ranvier"], label="step")
+    for part, (label, color) in _PARTS.items():
+        axes.plot(values, [getattr(p, part) for p in points], "-", color=color, label=label, lw=1)
+    axes.plot(values, [p.floor for p in points], "--", color=_FLOOR, label="floor")
+
+
+def _thread_lines(axes: Any, points: Sequence[Point]) -> None:
+    for name in dict.fromkeys(p.network for p in points):
+        line = [p for p in points if p.network == name]
+        threads = [p.threads for p in line]
+        drawn = axes.plot(threads, [p.step for p in line], "o-", label=name)[0]
+        axes.plot(threads, [p.floor for p in line], "--", color=drawn.get_color(), lw=1)
+    axes.plot([], [], "--", color=_FLOOR, label="floor")
 
 
 def _bars(axes: Any, comparisons: Sequence[Comparison]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from workloads import Bar, Workload
+from workloads import Workload
 
 # Losses after the same epochs with other shuffles: of the median, or of the loss at the start.
 LOSS_TOLERANCE = 0.10
@@ -161,11 +161,11 @@ def number(value: float) -> str:
 
 def percent(share: float | None) -> str:
     """A share of the peak."""
-    return "n/a" if share is None else f"{share * 100:.0f} %" if share >= 0.095 else _small(share)
-
-
-def _small(share: float) -> str:
-    return f"{share * 100:.1f} %"
+    if share is None:
+        return "n/a"
+    if share < 0.001:
+        return "<0.1 %"
+    return f"{share * 100:.{0 if share >= 0.095 else 1}f} %"
 
 
 def gigaflops(peak: float | None) -> str:
@@ -180,7 +180,7 @@ def bar_line(comparison: Comparison) -> str:
         return "no bar"
     verdict = {True: "PASS", False: "MISS", None: "?"}[comparison.meets_bar]
     ratio = "n/a" if comparison.ratio is None else f"{comparison.ratio:.2f}×"
-    line = f"{verdict}  {ratio} the best peer (bar {_bar_ratio(bar)})"
+    line = f"{verdict}  {ratio} the best peer (bar {bar.ratio:g}×)"
     if bar.share is None:
         return line
     own = comparison.ranvier
@@ -188,15 +188,11 @@ def bar_line(comparison: Comparison) -> str:
     return f"{line}, {percent(share)} of the peak (bar {percent(bar.share)}); either is enough"
 
 
-def _bar_ratio(bar: Bar) -> str:
-    return f"{bar.ratio:g}×"
-
-
 def table(comparison: Comparison) -> str:
     """The contestants of one workload, the fastest first, in columns of fixed width."""
     unit = "µs/step" if comparison.kind == "train" else "µs/call"
     check = "loss" if comparison.kind == "train" else "deviation"
-    rows = [("", unit, "min … max", "of ranvier's", "of peak", check, "")]
+    rows = [("", unit, "min … max", "vs ranvier", "of peak", check, "")]
     own = comparison.ranvier
     timed = [r for r in comparison.results if not r.problem]
     for result in sorted(timed, key=lambda r: r.median):

@@ -25,6 +25,9 @@ from workloads import Workload, data, features, forward, initial_layers, loss_of
 
 _COMPARE = Path(__file__).with_name("compare.py")
 _PREDICT_CHECK_ROWS = 256
+# Longer than the ticks in which processor time is counted.
+_SETTLE_SECONDS = 0.03
+_SETTLE_LOOKS = 20
 # Seconds of an epoch that is mostly products, which no setting makes faster.
 _LONG_EPOCH = 0.5
 
@@ -106,6 +109,14 @@ class Worker:
             return 0.0
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def settle(self) -> None:
+        """Waits until its threads rest: some pools spin for a while after their last work."""
+        for _ in range(_SETTLE_LOOKS):
+            before = self.processor_seconds()
+            time.sleep(_SETTLE_SECONDS)
+            if self.processor_seconds() == before:
+                return
 
     def close(self) -> None:
         """Ends the process."""
