@@ -16,7 +16,7 @@ test: ## install with the test extra and run every test
 demo: ## install and run the main job
 	pip install . && ranvier demo
 
-bench: ## install the peers, time everything beside them (a quarter of an hour)
+bench: ## install the peers, time everything beside them (tens of minutes)
 	pip install ".[peers]" && python benches/compare.py && cargo bench --workspace
 
 ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,7 @@ def draw_growth(sweeps: Sequence[Sweep], caption: str, path: Path) -> None:
         axes.set(yscale="log", xlabel=sweep.axis, ylabel="µs per step")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=130)
 
 
@@ -62,7 +64,9 @@ def _part_lines(axes: Any, points: Sequence[Point]) -> None:
     values = [p.value for p in points]
     axes.plot(values, [p.step for p in points], "o-", color=_COLORS["ranvier"], label="step")
     for part, (label, color) in _PARTS.items():
-        axes.plot(values, [getattr(p, part) for p in points], "-", color=color, label=label, lw=1)
+        # Noise can leave a part nothing; a logarithmic axis has no place for that.
+        heights = [getattr(p, part) if getattr(p, part) > 0 else math.nan for p in points]
+        axes.plot(values, heights, ".-", color=color, label=label, lw=1)
     axes.plot(values, [p.floor for p in points], "--", color=_FLOOR, label="floor")
 
 
@@ -108,7 +112,7 @@ def _bars(axes: Any, comparisons: Sequence[Comparison]) -> None:
     axes.set_yscale("log")
     labels = [f"{c.workload.name}\n{c.workload}" for c in comparisons]
     axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=20)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _figure(rows: int, columns: int, caption: str) -> tuple[Any, list[Any]]:
@@ -118,7 +122,7 @@ def _figure(rows: int, columns: int, caption: str) -> tuple[Any, list[Any]]:
 
     figure = Figure(figsize=(8 * columns, 5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.supxlabel(caption, fontsize=7)
+    figure.supxlabel("\n".join(textwrap.wrap(caption, 110)), fontsize=7)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in panels:
         axes.grid(axis="y", alpha=0.3)
