@@ -112,6 +112,26 @@ def matrix(y: ArrayLike, dtype: DTypeLike, name: str = "y") -> Array:
     return array
 
 
+def destination(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> Array:
+    """`out` as a plain array of the same memory, if it takes results of this shape and dtype."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise DTypeError(f"{name}: expected a numpy.ndarray, got {type(out).__name__}")
+    array = np.asarray(out)
+    if array.dtype != dtype or not array.dtype.isnative:
+        raise DTypeError(f"{name}: expected the model's dtype {dtype}, got {array.dtype.str!r}")
+    if array.shape != shape:
+        raise ShapeError(f"{name}: expected shape {shape}, got {array.shape}")
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        faults = {"C-contiguous": flags.c_contiguous, "aligned": flags.aligned}
+        faults["writable"] = flags.writeable
+        got = " and ".join(f"not {fault}" for fault, fine in faults.items() if not fine)
+        raise ArgumentError(
+            f"{name}: expected a writable, C-contiguous array, got one that is {got}"
+        )
+    return array
+
+
 def weights(sample_weight: ArrayLike, rows: int, name: str = "sample_weight") -> Array:
     """One number for each row."""
     array = numeric(sample_weight, name, np.float64)

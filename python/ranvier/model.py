@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, boolean, empty, features, integer, numeric
+from ._arrays import Array, boolean, destination, empty, features, integer, numeric
 from ._arrays import seed as checked_seed
-from .errors import ArgumentError, DTypeError, NotFittedError, ShapeError
+from .errors import ArgumentError, DTypeError, InternalError, NotFittedError, ShapeError
 from .layers import Layer
 from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
@@ -226,26 +226,47 @@ class Sequential:
             values.append((order[name], array))
         network.write(values)
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike, *, out: Array | None = None) -> Array:
         """Raw outputs in evaluation mode.
 
         Args:
             X: (rows, input_size), any real dtype, order and strides. NaN gives NaN in its own row.
+            out: where to write: an ndarray (rows, output_size) of the model's dtype, C-contiguous
+                and writable. It may share memory with X, which is then read first. None makes a
+                new array.
 
         Returns:
-            A new array (rows, output_size) of the model's dtype. A row's bits do not depend on the
-            rows around it.
+            `out`, or a new array (rows, output_size) of the model's dtype. A row's bits do not
+            depend on the rows around it.
 
         Raises:
-            ShapeError, DTypeError, ArgumentError: X is not such an array.
+            ShapeError, DTypeError, ArgumentError: X or `out` is not such an array. Nothing has been
+                written; only an interruption (Ctrl-C) may leave some rows of `out` written.
             NotFittedError: the model does not know its input_size yet.
+
+        Example:
+            >>> import numpy as np, ranvier as rv
+            >>> model = rv.Sequential([rv.Dense(3, weight_init="ones")], input_size=2)
+            >>> out = np.empty((1, 3), np.float32)
+            >>> model.predict([[1.0, 2.0]], out=out) is out
+            True
+            >>> out
+            array([[3., 3., 3.]], dtype=float32)
+
+        Several threads may predict at once.
         """
+        network = self._network
+        if network is not None and (done := network.predict(X, out)) is not None:
+            return done
         network = self._require()
         x = self._features(X)
-        out = empty((x.shape[0], self.output_size), self._dtype)
-        if out.size:
-            network.predict(x, out)
-        return out
+        shape = (x.shape[0], self.output_size)
+        plain = empty(shape, self._dtype) if out is None else destination(out, shape, self._dtype)
+        if np.may_share_memory(x, plain):
+            x = x.copy()
+        if network.predict(x, plain) is None:
+            raise InternalError("a bug in ranvier: predict took its own arrays for others")
+        return plain if out is None else out
 
     def value_and_gradient(
         self,

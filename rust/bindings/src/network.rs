@@ -12,7 +12,7 @@ use ranvier_core::network::{Network as CoreNetwork, Pass};
 use ranvier_core::source::Rows;
 use ranvier_core::{pool, simd};
 
-use crate::arrays::{Number, Readable, Writable};
+use crate::arrays::{self, Matrix, Number, Readable, Writable};
 use crate::errors::{Failure, guarded, raise};
 use crate::monitor::{ExternalLoss, Hooks};
 use crate::specs::{self, LayerSpec, LossSpec};
@@ -201,17 +201,21 @@ impl Network {
         })
     }
 
-    /// Raw outputs for every row of `x`, into `out`.
-    fn predict(&self, py: Python<'_>, x: Readable, out: Bound<'_, PyAny>) -> PyResult<()> {
+    /// Raw outputs for every row of `x`, in `out` if it is given, else in a new array. None, and nothing done, when an
+    /// argument is not the plain array that the Python layer makes of it.
+    ///
+    /// Work of some ten microseconds is done attached to the interpreter: detaching would cost more than it gives.
+    fn predict<'py>(
+        &self,
+        x: &Bound<'py, PyAny>,
+        out: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         guarded(|| {
             with_network!(self.any, shared, F => {
-                let mut out = Writable::<F>::extract(out.as_borrowed())?;
-                let mut hooks = Hooks::default();
-                let result = py.detach(|| {
-                    let mut tick = || evaluation::Monitor::<F>::tick(&mut hooks);
-                    evaluation::predict(shared, &x.source(), out.slice(), &mut tick)
-                });
-                result.map_err(|error| hooks.failure(error))
+                let Some(x) = Matrix::of(x)?.filter(|x| x.cols() == shared.inputs) else {
+                    return Ok(None);
+                };
+                predict_plain::<F>(shared, x, out)
             })
         })
     }
@@ -277,6 +281,35 @@ impl Network {
             })
         })
     }
+}
+
+/// [`Network::predict`] for an `x` with the right number of columns.
+fn predict_plain<'py, F: Number>(
+    shared: &Shared<F>,
+    x: Matrix<'py>,
+    out: Option<Bound<'py, PyAny>>,
+) -> std::result::Result<Option<Bound<'py, PyAny>>, Failure> {
+    let shape = (x.rows(), shared.outputs);
+    let result = out.map_or_else(|| arrays::empty::<F>(x.py(), shape).ok(), Some);
+    let Some(result) = result else {
+        return Ok(None);
+    };
+    let Some(mut memory) = Matrix::of(&result)?.filter(|out| !out.meets(&x)) else {
+        return Ok(None);
+    };
+    let Some(mut sink) = memory.sink::<F>(shape) else {
+        return Ok(None);
+    };
+    let source = x.source();
+    if !evaluation::predict_at_once(shared, &source, &mut sink)? {
+        let mut hooks = Hooks::default();
+        let done = x.py().detach(|| {
+            let mut tick = || evaluation::Monitor::<F>::tick(&mut hooks);
+            evaluation::predict(shared, &source, &mut sink, &mut tick)
+        });
+        done.map_err(|error| hooks.failure(error))?;
+    }
+    Ok(Some(result))
 }
 
 /// Refuses a wrong `RANVIER_ISA` or `RANVIER_NUM_THREADS` where the core is first used.

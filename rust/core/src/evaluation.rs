@@ -1,34 +1,50 @@
 //! Everything that runs a network without changing it: prediction, evaluation, one gradient.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels};
-use crate::network::{Network, Pass};
-use crate::source::{Rows, Source};
+use crate::network::{Network, Pass, Workspace};
+use crate::pool;
+use crate::source::{Rows, Sink, Source};
 
 /// How often the monitor is asked.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 
-/// Rows that go through the network together in evaluation. A row's result does not depend on it.
+/// Most rows that go through the network together in evaluation. A row's result does not depend on it.
 const ROWS: usize = 256;
+/// Fewest rows that a thread predicts by itself; of fewer, the threads share each product.
+const MIN_ROWS: usize = 64;
+/// Bytes of workspaces that a network keeps for the next predictions.
+const KEPT: usize = 8 << 20;
+/// Work (multiply-adds) of a prediction that takes some ten microseconds.
+const SHORT_WORK: usize = 1 << 18;
 
 /// A network that several threads use. Training holds the lock for a step at a time and lets the others in
 /// between, so they always see the state after some complete step.
 pub struct Shared<F: Element> {
     network: RwLock<Network<F>>,
     waiting: AtomicUsize,
+    /// Workspaces of predictions that have ended. This lock is only tried: a fork may have copied it locked.
+    spare: Mutex<Vec<Workspace<F>>>,
+    pub inputs: usize,
+    pub outputs: usize,
+    row_work: usize,
 }
 
 impl<F: Element> Shared<F> {
     pub fn new(network: Network<F>) -> Self {
         Self {
-            network: RwLock::new(network),
             waiting: AtomicUsize::new(0),
+            spare: Mutex::new(Vec::new()),
+            inputs: network.inputs,
+            outputs: network.outputs,
+            row_work: network.row_work(),
+            network: RwLock::new(network),
         }
     }
 
@@ -49,6 +65,36 @@ impl<F: Element> Shared<F> {
     /// Whether somebody waits for the lock.
     pub fn wanted(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// A workspace for the evaluation of `rows` rows; one that was used before if it is large enough.
+    fn workspace(&self, network: &Network<F>, rows: usize) -> Result<Workspace<F>> {
+        let spare = self.spare.try_lock();
+        match spare.ok().and_then(|mut spare| spare.pop()) {
+            Some(workspace) if workspace.rows >= rows => Ok(workspace),
+            _ => network.workspace(rows, false, false),
+        }
+    }
+
+    /// Takes a workspace back.
+    fn keep(&self, workspace: Workspace<F>) {
+        if let Ok(mut spare) = self.spare.try_lock() {
+            let kept: usize = spare.iter().map(Workspace::bytes).sum();
+            if kept + workspace.bytes() <= KEPT {
+                spare.push(workspace);
+            }
+        }
+    }
+
+    fn check(&self, x: &Source<'_>, out: &Sink<'_, F>) -> Result<()> {
+        if x.cols == self.inputs && out.len() == x.rows * self.outputs {
+            return Ok(());
+        }
+        Err(Error::shape(
+            "X and out",
+            format!("{} and {} columns", self.inputs, self.outputs),
+            format!("{} columns and {} values", x.cols, out.len()),
+        ))
     }
 }
 
@@ -136,25 +182,42 @@ pub struct Report {
     pub accuracy: Option<f64>,
 }
 
-/// Writes the raw outputs for every row of `x` to `out`, row-major. All rows see one state of the network.
+/// [`predict`] where that is a matter of microseconds: it waits for nobody, so it may be called by a thread that
+/// others wait for. False, and nothing done, when there is more work or the network is being changed.
+pub fn predict_at_once<F: Element>(
+    shared: &Shared<F>,
+    x: &Source<'_>,
+    out: &mut Sink<'_, F>,
+) -> Result<bool> {
+    shared.check(x, out)?;
+    if x.rows > ROWS || x.rows * shared.row_work > SHORT_WORK {
+        return Ok(false);
+    }
+    match shared.network.try_read() {
+        Ok(network) => predict_together(shared, &network, x, out).map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Writes the raw outputs for every row of `x` to `out`, row-major. All rows see one state of the network. Nothing
+/// is written when memory is refused, unless the network is changed meanwhile.
 pub fn predict<F: Element>(
     shared: &Shared<F>,
     x: &Source<'_>,
-    out: &mut [F],
+    out: &mut Sink<'_, F>,
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
-    let (inputs, outputs) = {
-        let network = shared.read();
-        (network.inputs, network.outputs)
-    };
-    if x.cols != inputs || out.len() != x.rows * outputs {
-        return Err(Error::shape(
-            "X and out",
-            format!("{inputs} and {outputs} columns"),
-            format!("{} columns and {} values", x.cols, out.len()),
-        ));
+    shared.check(x, out)?;
+    let team = pool::team(x.rows.saturating_mul(shared.row_work));
+    let tasks = if x.rows < team * MIN_ROWS { 1 } else { team };
+    if tasks == 1 && x.rows <= ROWS {
+        return predict_together(shared, &shared.read(), x, out);
     }
-    let mut workspace = shared.read().workspace(ROWS.min(x.rows), false, false)?;
+    // As many chunks for each task, of one size.
+    let chunk = x.rows.div_ceil(tasks * x.rows.div_ceil(tasks * ROWS));
+    let workspaces = (0..tasks)
+        .map(|_| shared.workspace(&shared.read(), chunk).map(Mutex::new))
+        .collect::<Result<Vec<_>>>()?;
     let mut copy: Option<Network<F>> = None;
     let mut version = None;
     let mut clock = Clock::new();
@@ -172,21 +235,66 @@ pub fn predict<F: Element>(
             continue;
         }
         version = Some(network.version);
-        while first < x.rows {
-            let count = ROWS.min(x.rows - first);
-            x.gather(Rows::Range { first, count }, workspace.input());
-            network.forward(&mut workspace, count, Pass::EVALUATION);
-            let len = count * outputs;
-            out[first * outputs..][..len].copy_from_slice(&workspace.output[..len]);
-            first += count;
-            if clock.due() {
-                break;
+        // Every task claims chunks until a tick is due.
+        let (start, mut due) = (first, false);
+        let parts = out.parts(start * shared.outputs, chunk * shared.outputs);
+        let claims = Mutex::new(parts.map_while(|part| {
+            let row = first;
+            (!due).then(|| {
+                (due, first) = (clock.due(), row + chunk);
+                (row, part)
+            })
+        }));
+        pool::run(tasks, usize::MAX, &|task| {
+            let mut workspace = lock(&workspaces[task]);
+            loop {
+                let claim = lock(&claims).next();
+                let Some((row, mut part)) = claim else { break };
+                let count = chunk.min(x.rows - row);
+                forward(network, x, row, count, &mut workspace, &mut part);
             }
-        }
+        });
         drop(guard);
         tick()?;
     }
+    for workspace in workspaces {
+        let workspace = workspace.into_inner();
+        shared.keep(workspace.unwrap_or_else(PoisonError::into_inner));
+    }
     Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Predicts all rows at once.
+fn predict_together<F: Element>(
+    shared: &Shared<F>,
+    network: &Network<F>,
+    x: &Source<'_>,
+    out: &mut Sink<'_, F>,
+) -> Result<()> {
+    if x.rows > 0 {
+        let mut workspace = shared.workspace(network, x.rows)?;
+        forward(network, x, 0, x.rows, &mut workspace, out);
+        shared.keep(workspace);
+    }
+    Ok(())
+}
+
+/// Predicts `count` rows of `x` from `first` on.
+fn forward<F: Element>(
+    network: &Network<F>,
+    x: &Source<'_>,
+    first: usize,
+    count: usize,
+    workspace: &mut Workspace<F>,
+    out: &mut Sink<'_, F>,
+) {
+    x.gather(Rows::Range { first, count }, workspace.input());
+    network.forward(workspace, count, Pass::EVALUATION);
+    out.write(&workspace.output[..count * network.outputs]);
 }
 
 /// Loss and accuracy over `data`, whose shapes and values were checked.

@@ -170,6 +170,12 @@ impl<F: Element> Network<F> {
         self.parameters.len().saturating_mul(3 * rows)
     }
 
+    /// Work of a row's forward pass, in multiply-adds: a value that passes through a function counts as sixteen.
+    pub fn row_work(&self) -> usize {
+        let values: usize = self.nodes.iter().map(|node| node.outputs).sum();
+        self.parameters.len() + 16 * values
+    }
+
     /// Buffers for `rows` rows; `backward` for training, `d_input` when the gradient of the input is wanted.
     pub fn workspace(&self, rows: usize, backward: bool, d_input: bool) -> Result<Workspace<F>> {
         let shapes = std::iter::once(Panels::new(rows, self.inputs))
@@ -605,6 +611,12 @@ fn stretch<'a, F>(arrays: &'a mut [&mut [F]; 4], range: Range<usize>) -> [&'a mu
 }
 
 impl<F: Element> Workspace<F> {
+    /// Memory of a workspace without a backward pass.
+    pub fn bytes(&self) -> usize {
+        let values: usize = self.values.iter().map(|buffer| buffer.len()).sum();
+        (values + self.output.len()) * size_of::<F>()
+    }
+
     /// Place for the input, in panels of (rows, inputs).
     pub fn input(&mut self) -> &mut [F] {
         &mut self.values[0]

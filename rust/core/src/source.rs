@@ -1,4 +1,4 @@
-//! Foreign arrays: read in place, never referenced.
+//! Foreign arrays: read and written in place, never referenced.
 
 #![allow(unsafe_code, reason = "memory that others own")]
 
@@ -28,8 +28,8 @@ pub enum SourceType {
 }
 
 /// A foreign two-dimensional array: any strides, read-only, converted element by element as it is read.
-/// This is the only place where memory that others own is touched, and only through raw pointers, so a
-/// caller that writes the array meanwhile gets mixed values, never a broken reference.
+/// With [`Sink`] this is the only place where memory that others own is touched, and only through raw pointers,
+/// so a caller that writes the array meanwhile gets mixed values, never a broken reference.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     start: *const u8,
@@ -199,6 +199,60 @@ impl Rows<'_> {
         match self {
             Self::Picked(rows) => rows[index] as usize,
             Self::Range { first, .. } => first + index,
+        }
+    }
+}
+
+/// A foreign contiguous array that results are written to.
+pub struct Sink<'a, F> {
+    start: *mut F,
+    len: usize,
+    owner: PhantomData<&'a mut [F]>,
+}
+
+// SAFETY: only writes, through raw pointers, of elements that no other sink has; the owner outlives 'a.
+unsafe impl<F: Element> Send for Sink<'_, F> {}
+// SAFETY: a shared sink only tells its length.
+unsafe impl<F: Element> Sync for Sink<'_, F> {}
+
+impl<'a, F: Element> Sink<'a, F> {
+    /// # Safety
+    /// `len` elements from `start` on must be writable during `'a` (they need not be aligned), by no other sink.
+    pub unsafe fn new(start: *mut F, len: usize) -> Self {
+        Self {
+            start,
+            len,
+            owner: PhantomData,
+        }
+    }
+
+    /// A slice of the crate's own.
+    pub fn from_slice(values: &'a mut [F]) -> Self {
+        // SAFETY: the slice is borrowed exclusively.
+        unsafe { Self::new(values.as_mut_ptr(), values.len()) }
+    }
+
+    #[allow(clippy::len_without_is_empty, reason = "a place, not a container")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The elements from `first` on in parts of `size`, the last one shorter.
+    pub fn parts(&mut self, first: usize, size: usize) -> impl Iterator<Item = Sink<'_, F>> + Send {
+        let whole = &*self;
+        (first..whole.len).step_by(size).map(move |at| {
+            // SAFETY: the parts are disjoint and end at `len`; the whole is borrowed exclusively meanwhile.
+            unsafe { Sink::new(whole.start.add(at), size.min(whole.len - at)) }
+        })
+    }
+
+    /// Fills the array.
+    pub fn write(&mut self, values: &[F]) {
+        assert_eq!(values.len(), self.len);
+        // SAFETY: the lengths agree; bytes have no alignment. Nobody else's memory is in `values`, a reference.
+        unsafe {
+            let bytes = size_of_val(values);
+            copy(values.as_ptr().cast(), self.start.cast(), bytes);
         }
     }
 }

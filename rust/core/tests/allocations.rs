@@ -1,4 +1,4 @@
-//! After the first step a training step allocates nothing.
+//! After the first step a training step allocates nothing, and neither does a prediction after the first.
 
 #![allow(unsafe_code, reason = "a counting allocator")]
 
@@ -9,13 +9,13 @@ use ranvier_core::activation::Activation;
 use ranvier_core::data::{Data, Objective, Role, Targets};
 use ranvier_core::element::Element;
 use ranvier_core::error::Result;
-use ranvier_core::evaluation::{Monitor, Shared};
+use ranvier_core::evaluation::{Monitor, Shared, predict, predict_at_once};
 use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::network::Network;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
 use ranvier_core::plan::{AnyActivation, Layer};
-use ranvier_core::source::{Rows, Source};
+use ranvier_core::source::{Rows, Sink, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
 
 struct Counting;
@@ -112,7 +112,39 @@ fn allocations(epochs: u64) -> usize {
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
+/// Allocations of `count` predictions of so many rows by a network that has predicted as many before.
+fn predictions(units: usize, rows: usize, count: usize) -> usize {
+    let layers = [
+        dense(units, Activation::Tanh),
+        Layer::BatchNorm {
+            momentum: 0.1,
+            eps: 1e-5,
+        },
+        dense(3, Activation::Identity),
+    ];
+    let shared = Shared::new(Network::<f32>::new(&layers, 20, 1).unwrap());
+    let x = vec![0.5; rows * 20];
+    let x = Source::from_slice(&x, rows, 20);
+    let mut out = vec![0.0; rows * 3];
+    let mut run = || {
+        let mut out = Sink::from_slice(&mut out);
+        if !predict_at_once(&shared, &x, &mut out).unwrap() {
+            predict(&shared, &x, &mut out, &mut || Ok(())).unwrap();
+        }
+    };
+    run();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..count {
+        run();
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
+/// One test, because the counter is one.
 #[test]
-fn a_step_allocates_nothing() {
+fn a_step_and_a_prediction_allocate_nothing() {
     assert_eq!(allocations(1), allocations(40));
+    for (units, rows) in [(64, 1), (64, 8), (50_000, 1)] {
+        assert_eq!(predictions(units, rows, 20), 0);
+    }
 }
