@@ -208,7 +208,9 @@ pub fn predict<F: Element>(
     tick: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
     shared.check(x, out)?;
-    let team = pool::team(x.rows.saturating_mul(shared.row_work));
+    let work = x.rows.saturating_mul(shared.row_work);
+    let _session = pool::Session::new(work);
+    let team = pool::team(work);
     let tasks = if x.rows < team * MIN_ROWS { 1 } else { team };
     if tasks == 1 && x.rows <= ROWS {
         return predict_together(shared, &shared.read(), x, out);
@@ -305,6 +307,7 @@ pub fn evaluate<F: Element>(
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Report> {
     let chunk = ROWS.min(data.rows());
+    let _session = pool::Session::new(chunk * shared.row_work);
     let mut workspace = shared.read().workspace(chunk, false, false)?;
     let outputs = shared.read().outputs;
     let mut targets = BatchTargets::new(data, chunk)?;

@@ -16,7 +16,7 @@ use crate::matrix::{PanelRef, Panels, Tile, for_each_tile};
 use crate::optimizers::Update;
 use crate::pool;
 pub use crate::simd::tile::Left;
-use crate::simd::tile::{Rows, multiply, transpose_block};
+use crate::simd::tile::{Bias, Rows, multiply, transpose_block};
 use crate::simd::{kernel, vector_kernel};
 
 /// Depth of a block of k: with a panel's width of columns it stays in the second-level cache (128 KiB).
@@ -25,11 +25,6 @@ const DEPTH: usize = 512;
 const TRANSPOSED_DEPTH: usize = 256;
 /// Most rows of one task. Their partial sums stay in the second-level cache (48 KiB).
 const MAX_ROWS: usize = 192;
-/// Fewest rows that a task is cut down to, so that all threads have some.
-const MIN_ROWS: usize = 24;
-/// Tasks for each thread, so that a thread that is held up delays little.
-const TASKS: usize = 4;
-
 /// The operand whose rows are streamed.
 #[derive(Clone, Copy)]
 pub enum Right<'a, F> {
@@ -43,9 +38,14 @@ pub trait Epilogue<F: Element, const N: usize>: Copy + Sync {
     /// Whether the sums are made in a place of their own, because the first array holds something else.
     const APART: bool;
 
-    /// `sums` are the rows from `row` on of a panel of the product, `arrays` the same rows of each array; the
-    /// first array is empty where it is `sums`.
-    fn finish(self, panel: usize, row: usize, width: usize, sums: &mut [F], arrays: [&mut [F]; N]);
+    /// What is added to each sum.
+    fn bias(&self, _panel: usize, _row: usize) -> Bias<&[F]> {
+        Bias::None
+    }
+
+    /// `sums` are rows of the product, `arrays` the same rows of each array; the first array is empty where it is
+    /// `sums`.
+    fn finish(self, sums: &mut [F], arrays: [&mut [F]; N]);
 }
 
 /// Store the product.
@@ -56,7 +56,7 @@ impl<F: Element> Epilogue<F, 1> for Store {
     const APART: bool = false;
 
     #[inline(always)]
-    fn finish(self, _: usize, _: usize, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
+    fn finish(self, _: &mut [F], _: [&mut [F]; 1]) {}
 }
 
 /// Multiply what is in place: the derivative that the forward pass left there.
@@ -67,7 +67,7 @@ impl<F: Element> Epilogue<F, 1> for Gate {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, _: usize, _: usize, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
+    fn finish(self, sums: &mut [F], [out]: [&mut [F]; 1]) {
         gate(sums, out);
     }
 }
@@ -94,35 +94,16 @@ impl<F: Element> Epilogue<F, 2> for BiasActivation<'_, F> {
     const APART: bool = false;
 
     #[inline(always)]
-    fn finish(
-        self,
-        panel: usize,
-        row: usize,
-        width: usize,
-        sums: &mut [F],
-        [_, gates]: [&mut [F]; 2],
-    ) {
+    fn bias(&self, panel: usize, row: usize) -> Bias<&[F]> {
         match self.bias {
-            Some(bias) if self.turned => {
-                for (out, &b) in sums.chunks_exact_mut(width).zip(&bias[row..]) {
-                    for out in out {
-                        *out += b;
-                    }
-                }
-            }
-            Some(bias) => {
-                let bias = &bias[panel * F::PANEL..][..width];
-                for out in sums.chunks_exact_mut(width) {
-                    let vectors = out.chunks_exact_mut(F::LANES);
-                    for (out, bias) in vectors.zip(bias.chunks_exact(F::LANES)) {
-                        for (out, &b) in out.iter_mut().zip(bias) {
-                            *out += b;
-                        }
-                    }
-                }
-            }
-            None => {}
+            Some(bias) if self.turned => Bias::Rows(&bias[row..]),
+            Some(bias) => Bias::Columns(&bias[panel * F::PANEL..]),
+            None => Bias::None,
         }
+    }
+
+    #[inline(always)]
+    fn finish(self, sums: &mut [F], [_, gates]: [&mut [F]; 2]) {
         if self.activation != Activation::Identity {
             apply(self.activation, sums, gates);
         }
@@ -134,7 +115,7 @@ impl<F: Element> Epilogue<F, 4> for Update<F> {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, _: usize, _: usize, _: usize, sums: &mut [F], arrays: [&mut [F]; 4]) {
+    fn finish(self, sums: &mut [F], arrays: [&mut [F]; 4]) {
         self.apply(sums, arrays);
     }
 }
@@ -156,10 +137,9 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     let work = rows * depth * cols;
     let block = match left {
         Left::Plain(_) => {
-            let wanted = (TASKS * pool::team(work)).div_ceil(shape.count::<F>());
-            rows.div_ceil(wanted)
-                .next_multiple_of(MIN_ROWS)
-                .min(MAX_ROWS)
+            // As many blocks for each thread, of one size.
+            let team = pool::team(work);
+            rows.div_ceil(team * rows.div_ceil(team * MAX_ROWS))
         }
         // Rows of one task lie in one panel of the operand.
         Left::Transposed(_) => F::PANEL,
@@ -211,9 +191,10 @@ vector_kernel! {
                 } else {
                     std::mem::take(&mut parts[0])
                 };
-                multiply::<F, V>(left, place, block, width, sums);
+                let bias = epilogue.bias(panel, first_row + row);
+                multiply::<F, V>(left, place, block, width, bias, sums);
                 if k1 == depth {
-                    epilogue.finish(panel, first_row + row, width, sums, parts);
+                    epilogue.finish(sums, parts);
                 }
             }
         }

@@ -15,15 +15,19 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::pool;
+use crate::simd::kernel;
 
 const ALIGN: usize = 64;
 /// Bytes from which on a buffer asks for huge pages.
 const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
+/// Elements that one task scans.
+const CHUNK: usize = 1 << 16;
 
 /// Types for which the all-zero bit pattern is a value and which need no drop.
 ///
@@ -298,7 +302,8 @@ impl<T> Base<T> {
 }
 
 /// Runs `task` on tiles of at most `block` rows that together cover `matrices` of one shape (empty ones are
-/// absent), over the threads of the pool when `work` (multiply-adds) is worth it.
+/// absent), over the threads of the pool when `work` (multiply-adds) is worth it. A thread gets the same rows of
+/// every panel and, where shapes agree, of one matrix after the other.
 pub fn for_each_tile<F: Element, const N: usize>(
     shape: Panels,
     matrices: [&mut [F]; N],
@@ -309,9 +314,9 @@ pub fn for_each_tile<F: Element, const N: usize>(
     let len = shape.len::<F>();
     assert!(matrices.iter().all(|m| m.is_empty() || m.len() >= len));
     let bases = matrices.map(|m| (Base(m.as_mut_ptr()), m.is_empty()));
-    let blocks = shape.rows.div_ceil(block);
-    pool::run(shape.count::<F>() * blocks, work, &|index| {
-        let (panel, first_row) = (index / blocks, index % blocks * block);
+    let panels = shape.count::<F>();
+    pool::run(panels * shape.rows.div_ceil(block), work, &|index| {
+        let (panel, first_row) = (index % panels, index / panels * block);
         let rows = block.min(shape.rows - first_row);
         let start = shape.row::<F>(panel, first_row).start;
         let width = shape.width::<F>(panel);
@@ -358,6 +363,28 @@ pub fn for_each_chunk<T: Plain, const N: usize>(
         });
         task(range.start, chunks);
     });
+}
+
+/// Whether every value is finite.
+pub fn all_finite<F: Element>(values: &[F]) -> bool {
+    let finite = AtomicBool::new(true);
+    let chunks = values.len().div_ceil(CHUNK);
+    pool::run(chunks, values.len(), &|index| {
+        let chunk = &values[index * CHUNK..values.len().min((index + 1) * CHUNK)];
+        let mut all = true;
+        finite_chunk(chunk, &mut all);
+        if !all {
+            finite.store(false, Ordering::Relaxed);
+        }
+    });
+    finite.into_inner()
+}
+
+kernel! {
+    /// Without an early end, so that it is vectorised.
+    fn finite_chunk[F: Element](values: &[F], all: &mut bool)[F] {
+        *all = values.iter().fold(true, |all, value| all & value.finite());
+    }
 }
 
 #[cfg(test)]

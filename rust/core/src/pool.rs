@@ -1,6 +1,7 @@
-//! Threads. The calling thread works too; helpers are started at the first parallel call and claim tasks
-//! from one counter. Which thread runs a task never changes a result: tasks write disjoint outputs and never
-//! share a reduction.
+//! Threads. The calling thread works too; helpers are started at the first parallel call. Each thread has a range
+//! of the tasks, so that from call to call it finds in its caches what it left there, and helps with the others'
+//! ranges when its own is done. Which thread runs a task never changes a result: tasks write disjoint outputs and
+//! never share a reduction.
 //!
 //! A [`Session`] spans a call from outside (a fit, a prediction). Between its parallel calls helpers spin, so that
 //! handing them work costs a fraction of a microsecond; when it ends they go to sleep. Waking them takes tens of
@@ -29,8 +30,10 @@ use crate::error::{Error, Result};
 const HOT_WORK: usize = 1 << 16;
 /// The same where helpers may have to be woken, and for the rounds of a session (a training step, a prediction).
 const COLD_WORK: usize = 1 << 20;
+/// Ranges that tasks are divided into at most.
+const RANGES: usize = 64;
 /// Turns a helper spins in a session before it sleeps: about a millisecond.
-const SPINS: usize = 1 << 14;
+const SPINS: usize = 1 << 18;
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 static DETECTED: OnceLock<Result<usize>> = OnceLock::new();
@@ -78,6 +81,14 @@ fn detect() -> Result<usize> {
     }
 }
 
+/// What a spinning thread does between two looks: mostly nothing. Virtual machines take a processor that executes
+/// one pause instruction after the other away from its thread for microseconds.
+fn pause(turn: usize) {
+    if turn % 64 == 63 {
+        std::hint::spin_loop();
+    }
+}
+
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
 /// A call in progress: the task with its lifetime erased, and how far it has been claimed.
@@ -85,7 +96,12 @@ type Task<'a> = dyn Fn(usize) + Sync + 'a;
 struct Job {
     task: *const Task<'static>,
     tasks: usize,
+    ranges: usize,
 }
+
+/// A counter in cache lines of its own.
+#[repr(align(128))]
+struct Counter(AtomicUsize);
 
 struct Pool {
     process: u32,
@@ -95,7 +111,8 @@ struct Pool {
     /// still active.
     job: std::cell::UnsafeCell<Job>,
     open: AtomicBool,
-    next: AtomicUsize,
+    /// The next task of each thread's range; the caller's is the first.
+    next: [Counter; RANGES],
     /// Helpers that may be looking at `job`.
     active: AtomicUsize,
     /// Helpers that take part in the running call.
@@ -203,9 +220,13 @@ impl Pool {
         Self {
             process,
             turn: Mutex::new(()),
-            job: std::cell::UnsafeCell::new(Job { task, tasks: 0 }),
+            job: std::cell::UnsafeCell::new(Job {
+                task,
+                tasks: 0,
+                ranges: 1,
+            }),
             open: AtomicBool::new(false),
-            next: AtomicUsize::new(0),
+            next: [const { Counter(AtomicUsize::new(0)) }; RANGES],
             active: AtomicUsize::new(0),
             wanted: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
@@ -233,13 +254,17 @@ impl Pool {
         let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         // SAFETY: `open` is false, and every helper that saw it open had left when the previous call
         // ended; a helper reads `job` only after it has seen `open`, which is set below.
+        let ranges = (helpers + 1).min(RANGES);
         unsafe {
             *self.job.get() = Job {
                 task: erased,
                 tasks,
+                ranges,
             }
         };
-        self.next.store(0, Ordering::Relaxed);
+        for (range, next) in self.next[..ranges].iter().enumerate() {
+            next.0.store(tasks * range / ranges, Ordering::Relaxed);
+        }
         self.wanted.store(helpers, Ordering::Relaxed);
         self.open.store(true, Ordering::SeqCst);
         self.calls.fetch_add(1, Ordering::SeqCst);
@@ -248,10 +273,12 @@ impl Pool {
             drop(self.bed.lock().unwrap_or_else(PoisonError::into_inner));
             self.wake.notify_all();
         }
-        let own = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks)));
+        let own = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks, 0, ranges)));
         self.open.store(false, Ordering::SeqCst);
+        let mut turn = 0;
         while self.active.load(Ordering::SeqCst) > 0 {
-            std::hint::spin_loop();
+            pause(turn);
+            turn += 1;
         }
         let helper = self
             .panic
@@ -265,13 +292,19 @@ impl Pool {
         true
     }
 
-    fn claim(&self, task: &Task<'_>, tasks: usize) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= tasks {
-                return;
+    /// Runs the tasks of range `first`, then what is left of the others.
+    fn claim(&self, task: &Task<'_>, tasks: usize, first: usize, ranges: usize) {
+        for turn in 0..ranges {
+            let range = (first + turn) % ranges;
+            let end = tasks * (range + 1) / ranges;
+            let next = &self.next[range].0;
+            // Looking first spares the others' cache lines.
+            while next.load(Ordering::Relaxed) < end {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index < end {
+                    task(index);
+                }
             }
-            task(index);
         }
     }
 
@@ -296,11 +329,13 @@ impl Pool {
             if self.open.load(Ordering::SeqCst) && number < self.wanted.load(Ordering::Relaxed) {
                 // SAFETY: `active` was raised before `open` was seen, and the caller waits for
                 // `active` to fall to 0 after closing, so the job and its task are alive.
-                let (task, tasks) = unsafe {
+                let (task, job) = unsafe {
                     let job = *self.job.get();
-                    (&*job.task, job.tasks)
+                    (&*job.task, job)
                 };
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks))) {
+                let first = (number + 1) % job.ranges;
+                let claim = AssertUnwindSafe(|| self.claim(task, job.tasks, first, job.ranges));
+                if let Err(panic) = catch_unwind(claim) {
                     *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                 }
             }
@@ -310,7 +345,7 @@ impl Pool {
 
     /// Spins during a session, then sleeps, until a call other than number `seen` has begun.
     fn wait(&self, seen: usize) -> usize {
-        for _ in 0..SPINS {
+        for turn in 0..SPINS {
             let calls = self.calls.load(Ordering::Acquire);
             if calls != seen {
                 return calls;
@@ -318,7 +353,7 @@ impl Pool {
             if self.sessions.load(Ordering::Relaxed) == 0 {
                 break;
             }
-            std::hint::spin_loop();
+            pause(turn);
         }
         let mut bed = self.bed.lock().unwrap_or_else(PoisonError::into_inner);
         self.sleepers.fetch_add(1, Ordering::SeqCst);

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use crate::element::Element;
 use crate::matrix::{Panels, for_each_tile};
+use crate::pool;
 
 /// Rows that a task gathers.
 const ROWS: usize = 64;
@@ -134,7 +135,8 @@ impl<'a> Source<'a> {
     pub fn gather<F: Element>(&self, order: Rows<'_>, panels: &mut [F]) {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
-        for_each_tile(shape, [panels], ROWS, work, |tile| {
+        let rows = shape.rows.div_ceil(pool::team(work)).min(ROWS);
+        for_each_tile(shape, [panels], rows.max(1), work, |tile| {
             let [data] = tile.arrays;
             let used = shape.used::<F>(tile.panel);
             for (i, row) in data.chunks_exact_mut(tile.width).enumerate() {

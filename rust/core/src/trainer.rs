@@ -7,7 +7,7 @@ use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
-use crate::matrix::Buffer;
+use crate::matrix::{Buffer, all_finite};
 use crate::network::{Network, Pass, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::pool;
@@ -272,12 +272,11 @@ impl<F: Element> Trainer<F> {
     }
 
     fn non_finite(&self, network: &Network<F>) -> Option<&'static str> {
-        let finite = |values: &[F]| values.iter().all(|value| value.finite());
-        if !finite(&network.parameters) {
+        if !all_finite(&network.parameters) {
             Some("a parameter")
-        } else if !finite(&network.state) {
+        } else if !all_finite(&network.state) {
             Some("a running statistic")
-        } else if !finite(&self.state.m) || !finite(&self.state.v) {
+        } else if !all_finite(&self.state.m) || !all_finite(&self.state.v) {
             Some("a moment of the optimizer")
         } else {
             None

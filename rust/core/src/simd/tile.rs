@@ -37,6 +37,15 @@ pub struct Strip<F> {
     out_stride: usize,
     /// Whether `out` holds the sum over smaller k.
     resume: bool,
+    bias: Bias<*const F>,
+}
+
+/// What is added to a finished sum: nothing, a number for each column, or one for each row.
+#[derive(Clone, Copy)]
+pub enum Bias<T> {
+    None,
+    Columns(T),
+    Rows(T),
 }
 
 /// A row tile: rows `row..row + count` of the output over `k0..k1`.
@@ -50,13 +59,15 @@ pub(crate) struct Rows {
 
 /// `out = left · right` for the rows and depths in `rows`, over all columns of a panel of `width`. `right` holds
 /// rows k0..k1 of the panel, `out` the tile's rows; k0 is a multiple of a panel's width. Rows of a tile lie in one
-/// panel of a transposed operand. Unless k0 is 0, `out` holds the sums over smaller k.
+/// panel of a transposed operand. Unless k0 is 0, `out` holds the sums over smaller k. A bias of this panel's columns
+/// or of the tile's rows is added when k1 is the whole depth.
 #[inline(always)]
 pub(crate) fn multiply<F: Element, V: Vector<F>>(
     left: Left<'_, F>,
     rows: Rows,
     right: &[F],
     width: usize,
+    bias: Bias<&[F]>,
     out: &mut [F],
 ) {
     let Rows { row, count, k0, k1 } = rows;
@@ -76,6 +87,17 @@ pub(crate) fn multiply<F: Element, V: Vector<F>>(
         out: out.as_mut_ptr(),
         out_stride: width,
         resume: k0 > 0,
+        bias: match bias {
+            Bias::Columns(bias) if k1 == depth => {
+                assert!(bias.len() >= width);
+                Bias::Columns(bias.as_ptr())
+            }
+            Bias::Rows(bias) if k1 == depth => {
+                assert!(bias.len() >= count);
+                Bias::Rows(bias.as_ptr())
+            }
+            _ => Bias::None,
+        },
     };
     let turned = match left {
         Left::Plain(a) => {
@@ -115,6 +137,9 @@ pub(crate) fn multiply<F: Element, V: Vector<F>>(
             }
             strip.right = strip.right.add(across * V::LANES);
             strip.out = strip.out.add(across * V::LANES);
+            if let Bias::Columns(bias) = &mut strip.bias {
+                *bias = bias.add(across * V::LANES);
+            }
         }
         column += across * V::LANES;
     }
@@ -197,6 +222,25 @@ pub(crate) unsafe fn tile<
                 right = right.add(strip.right_stride);
             }
         }
+        match strip.bias {
+            Bias::None => {}
+            Bias::Columns(bias) => {
+                for j in 0..C {
+                    let bias = V::load(bias.add(j * V::LANES));
+                    for sums in &mut sums {
+                        sums[j] = sums[j].add(bias);
+                    }
+                }
+            }
+            Bias::Rows(bias) => {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let bias = V::splat(bias.add(i));
+                    for sum in sums {
+                        *sum = sum.add(bias);
+                    }
+                }
+            }
+        }
         for (i, sums) in sums.iter().enumerate() {
             for (j, sum) in sums.iter().enumerate() {
                 sum.store(strip.out.add(i * strip.out_stride + j * V::LANES));
@@ -251,20 +295,16 @@ pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
             // `out` has `depth` rows of `width`, both multiples of LANES.
             unsafe {
                 let mut square = [V::zero(); 16];
-                let base = from.data.as_ptr().add(start);
-                let base = base.add((first + j) * stride);
-                if rows == V::LANES {
-                    for i in 0..V::LANES {
+                let base = from.data.as_ptr().add(start + (first + j) * stride);
+                for i in 0..V::LANES {
+                    if i < rows {
                         square[i] = V::load(base.add(i * stride));
-                    }
-                } else {
-                    for (i, row) in square.iter_mut().enumerate().take(rows) {
-                        *row = V::load(base.add(i * stride));
                     }
                 }
                 V::transpose(&mut square);
-                for (i, row) in square.into_iter().enumerate().take(V::LANES) {
-                    row.store(out.as_mut_ptr().add((k + i) * width + j));
+                let out = out.as_mut_ptr().add(k * width + j);
+                for i in 0..V::LANES {
+                    square[i].store(out.add(i * width));
                 }
             }
         }

@@ -26,6 +26,7 @@ pub unsafe trait Vector<F: Element>: Copy {
     unsafe fn store(self, to: *mut F);
     /// self · b + sum, rounded once.
     unsafe fn fma(self, b: Self, sum: Self) -> Self;
+    unsafe fn add(self, b: Self) -> Self;
     /// Transposes the square matrix whose rows are the first [`Self::LANES`] entries of `rows`.
     unsafe fn transpose(rows: &mut [Self; 16]);
     /// [`tile`], compiled for the instruction set.
@@ -90,6 +91,10 @@ macro_rules! portable {
                     Self(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], sum.0[i])))
                 }
                 #[inline(always)]
+                unsafe fn add(self, b: Self) -> Self {
+                    Self(std::array::from_fn(|i| self.0[i] + b.0[i]))
+                }
+                #[inline(always)]
                 unsafe fn transpose(rows: &mut [Self; 16]) {
                     for i in 0..$lanes {
                         for j in 0..i {
@@ -109,7 +114,7 @@ portable!(f64, 2);
 /// The members of [`Vector`] that are one intrinsic each.
 #[cfg(target_arch = "x86_64")]
 macro_rules! intrinsics {
-    ($float:ident, $zero:ident, $load:ident, $splat:ident, $store:ident, $fma:ident) => {
+    ($float:ident, $zero:ident, $load:ident, $splat:ident, $store:ident, $fma:ident, $add:ident) => {
         #[inline(always)]
         unsafe fn zero() -> Self {
             // SAFETY: forwarded to the caller.
@@ -135,6 +140,11 @@ macro_rules! intrinsics {
             // SAFETY: forwarded to the caller.
             unsafe { $fma(self, b, sum) }
         }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: forwarded to the caller.
+            unsafe { $add(self, b) }
+        }
     };
 }
 
@@ -153,7 +163,8 @@ const _: () = {
             _mm512_loadu_ps,
             _mm512_set1_ps,
             _mm512_storeu_ps,
-            _mm512_fmadd_ps
+            _mm512_fmadd_ps,
+            _mm512_add_ps
         );
         #[inline(always)]
         unsafe fn transpose(rows: &mut [Self; 16]) {
@@ -204,7 +215,8 @@ const _: () = {
             _mm512_loadu_pd,
             _mm512_set1_pd,
             _mm512_storeu_pd,
-            _mm512_fmadd_pd
+            _mm512_fmadd_pd,
+            _mm512_add_pd
         );
         #[inline(always)]
         unsafe fn transpose(rows: &mut [Self; 16]) {
@@ -247,7 +259,8 @@ const _: () = {
             _mm256_loadu_ps,
             _mm256_set1_ps,
             _mm256_storeu_ps,
-            _mm256_fmadd_ps
+            _mm256_fmadd_ps,
+            _mm256_add_ps
         );
         #[inline(always)]
         unsafe fn transpose(rows: &mut [Self; 16]) {
@@ -291,7 +304,8 @@ const _: () = {
             _mm256_loadu_pd,
             _mm256_set1_pd,
             _mm256_storeu_pd,
-            _mm256_fmadd_pd
+            _mm256_fmadd_pd,
+            _mm256_add_pd
         );
         #[inline(always)]
         unsafe fn transpose(rows: &mut [Self; 16]) {
