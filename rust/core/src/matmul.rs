@@ -23,8 +23,12 @@ use crate::simd::{kernel, vector_kernel};
 const DEPTH: usize = 512;
 /// The same where the block is transposed first (64 KiB).
 const TRANSPOSED_DEPTH: usize = 256;
-/// Most rows of one task. Their partial sums stay in the second-level cache (48 KiB).
-const MAX_ROWS: usize = 192;
+/// Elements of the left operand that stay in the second-level cache while a task streams the right one.
+const CACHED: usize = 1 << 19;
+/// Rows of one task: fewer would not pay for streaming the right operand, the partial sums of more would not stay in
+/// the cache.
+const MIN_ROWS: usize = 48;
+const MAX_ROWS: usize = 256;
 /// The operand whose rows are streamed.
 #[derive(Clone, Copy)]
 pub enum Right<'a, F> {
@@ -135,14 +139,15 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     assert_eq!(depth, right_depth);
     let shape = Panels::new(rows, cols);
     let work = rows * depth * cols;
+    // The rows of the left operand that a task reads stay in the cache while it goes through the panels. As many
+    // blocks for each thread, of one size.
+    let team = pool::team(work);
+    let cached = (CACHED / depth.max(1)).clamp(MIN_ROWS, MAX_ROWS);
+    let even = |rows: usize, most: usize| rows.div_ceil(team * rows.div_ceil(team * most));
     let block = match left {
-        Left::Plain(_) => {
-            // As many blocks for each thread, of one size.
-            let team = pool::team(work);
-            rows.div_ceil(team * rows.div_ceil(team * MAX_ROWS))
-        }
-        // Rows of one task lie in one panel of the operand.
-        Left::Transposed(_) => F::PANEL,
+        Left::Plain(_) => even(rows, cached),
+        // Whole panels of the operand.
+        Left::Transposed(_) => F::PANEL * even(rows.div_ceil(F::PANEL), (cached / F::PANEL).max(1)),
     };
     for_each_tile(shape, arrays, block, work, |tile| {
         F::scratch((TRANSPOSED_DEPTH + MAX_ROWS) * F::PANEL, |scratch| {
@@ -167,7 +172,11 @@ vector_kernel! {
             Right::Transposed(_) => TRANSPOSED_DEPTH,
         };
         let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
-        let tiles = rows.div_ceil(most);
+        // Rows of a register tile lie in one panel of a transposed operand.
+        let stretch = match left {
+            Left::Plain(_) => rows,
+            Left::Transposed(_) => F::PANEL,
+        };
         for k0 in (0..depth).step_by(step) {
             let k1 = depth.min(k0 + step);
             let block = match right {
@@ -177,9 +186,13 @@ vector_kernel! {
                     &*turned
                 }
             };
-            for t in 0..tiles {
+            let stretches = (0..rows).step_by(stretch).flat_map(|first| {
                 // Tiles of equal height, or one row less.
-                let (row, end) = (rows * t / tiles, rows * (t + 1) / tiles);
+                let height = stretch.min(rows - first);
+                let tiles = height.div_ceil(most);
+                (0..tiles).map(move |t| (first + height * t / tiles, first + height * (t + 1) / tiles))
+            });
+            for (row, end) in stretches {
                 let span = row * width..end * width;
                 let place = Rows { row: first_row + row, count: end - row, k0, k1 };
                 let mut parts = arrays.each_mut().map(|array| {
