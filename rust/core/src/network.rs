@@ -650,3 +650,49 @@ fn receive<F: Element>(node: Node, rows: usize, d_output: &[F], delta: &mut [F])
     }
     clear_padding(shape, delta);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activation::Activation;
+    use crate::init::Initializer;
+    use crate::plan::AnyActivation;
+
+    fn dense(units: usize) -> Layer {
+        Layer::Dense {
+            units,
+            activation: AnyActivation::Elementwise(Activation::Sigmoid),
+            use_bias: true,
+            weight_init: Initializer::Auto,
+            bias_init: Initializer::Constant(0.5),
+        }
+    }
+
+    /// The sigmoid of padding is not zero, and padding must not reach norms of gradients.
+    #[test]
+    fn padding_of_gradients_is_zero_for_every_layout() {
+        for (widths, rows) in [
+            (vec![20, 3], 5),
+            (vec![3, 1], 1),
+            (vec![70, 9], 17),
+            (vec![2, 2], 2),
+        ] {
+            let layers: Vec<Layer> = widths.iter().map(|&units| dense(units)).collect();
+            let network = Network::<f32>::new(&layers, 7, 1).unwrap();
+            let mut workspace = network.workspace(rows, true, true).unwrap();
+            // What an earlier, larger batch may have left.
+            workspace.input().fill(3.0);
+            network.forward(&mut workspace, rows, Pass::EVALUATION);
+            workspace.d_output.fill(1.0);
+            let mut gradient = Buffer::zeroed(network.parameters.len()).unwrap();
+            network.backward(&mut workspace, rows, Pass::EVALUATION, &mut gradient);
+            let mut data = vec![0.0; gradient.len()];
+            for (index, slot) in network.slots.iter().enumerate() {
+                network.pack_into(index, &vec![1.0; slot.count()], &mut data);
+            }
+            for (at, (&value, &data)) in gradient.iter().zip(&data).enumerate() {
+                assert_eq!(value != 0.0, data != 0.0, "{widths:?} at {at}: {value}");
+            }
+        }
+    }
+}
