@@ -24,10 +24,12 @@ const DEPTH: usize = 512;
 /// The same where the block is transposed first (64 KiB).
 const TRANSPOSED_DEPTH: usize = 256;
 /// Elements of the left operand that stay in the second-level cache while a task streams the right one.
-const CACHED: usize = 1 << 19;
+const CACHED: usize = 1 << 17;
 /// Rows of one task: fewer would not pay for streaming the right operand, the partial sums of more would not stay in
 /// the cache.
 const MIN_ROWS: usize = 48;
+/// Panels of a task whose rows outgrow the cache.
+const GROUP: usize = 4;
 const MAX_ROWS: usize = 256;
 /// The operand whose rows are streamed.
 #[derive(Clone, Copy)]
@@ -142,15 +144,18 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     // The rows of the left operand that a task reads stay in the cache while it goes through the panels. As many
     // blocks for each thread, of one size.
     let team = pool::team(work);
-    let cached = (CACHED / depth.max(1)).clamp(MIN_ROWS, MAX_ROWS);
+    let cached = (4 * CACHED / depth.max(1)).clamp(MIN_ROWS, MAX_ROWS);
     let even = |rows: usize, most: usize| rows.div_ceil(team * rows.div_ceil(team * most));
     let block = match left {
         Left::Plain(_) => even(rows, cached),
         // Whole panels of the operand.
         Left::Transposed(_) => F::PANEL * even(rows.div_ceil(F::PANEL), (cached / F::PANEL).max(1)),
     };
-    for_each_tile(shape, arrays, block, work, |tile| {
-        F::scratch((TRANSPOSED_DEPTH + MAX_ROWS) * F::PANEL, |scratch| {
+    // Where they do not, the panels of a task share them block by block of k.
+    let group = if block * depth > CACHED { GROUP } else { 1 };
+    for_each_tile(shape, arrays, (block, group), work, |tile| {
+        let sums = MAX_ROWS.max(block) * group;
+        F::scratch((TRANSPOSED_DEPTH + sums) * F::PANEL, |scratch| {
             multiply_tile(left, right, depth, tile, epilogue, scratch);
         });
     });
@@ -165,13 +170,13 @@ vector_kernel! {
         epilogue: E,
         scratch: &mut [F],
     )[F, E, N] {
-        let Tile { panel, first_row, rows, width, mut arrays } = tile;
+        let mut tile = tile;
+        let (first_row, rows) = (tile.first_row, tile.rows);
         let (turned, apart) = scratch.split_at_mut(TRANSPOSED_DEPTH * F::PANEL);
         let step = match right {
             Right::Plain(_) => DEPTH,
             Right::Transposed(_) => TRANSPOSED_DEPTH,
         };
-        let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
         // Rows of a register tile lie in one panel of a transposed operand.
         let stretch = match left {
             Left::Plain(_) => rows,
@@ -179,35 +184,42 @@ vector_kernel! {
         };
         for k0 in (0..depth).step_by(step) {
             let k1 = depth.min(k0 + step);
-            let block = match right {
-                Right::Plain(b) => &b.panel(panel)[k0 * width..k1 * width],
-                Right::Transposed(b) => {
-                    transpose_block::<F, V>(b, panel * F::PANEL, (k0, k1), width, turned);
-                    &*turned
-                }
-            };
-            let stretches = (0..rows).step_by(stretch).flat_map(|first| {
-                // Tiles of equal height, or one row less.
-                let height = stretch.min(rows - first);
-                let tiles = height.div_ceil(most);
-                (0..tiles).map(move |t| (first + height * t / tiles, first + height * (t + 1) / tiles))
-            });
-            for (row, end) in stretches {
-                let span = row * width..end * width;
-                let place = Rows { row: first_row + row, count: end - row, k0, k1 };
-                let mut parts = arrays.each_mut().map(|array| {
-                    if array.is_empty() { &mut [][..] } else { &mut array[span.clone()] }
-                });
-                let sums = if E::APART {
-                    // Alone in its block of k, a tile need not outlive its epilogue.
-                    &mut apart[if depth <= step { 0..span.len() } else { span.clone() }]
-                } else {
-                    std::mem::take(&mut parts[0])
+            for panel in tile.panels.clone() {
+                let (place, width) = (panel - tile.panels.start, tile.width(panel));
+                let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
+                let mut arrays = tile.part(panel);
+                let block = match right {
+                    Right::Plain(b) => &b.panel(panel)[k0 * width..k1 * width],
+                    Right::Transposed(b) => {
+                        transpose_block::<F, V>(b, panel * F::PANEL, (k0, k1), width, turned);
+                        &*turned
+                    }
                 };
-                let bias = epilogue.bias(panel, first_row + row);
-                multiply::<F, V>(left, place, block, width, bias, sums);
-                if k1 == depth {
-                    epilogue.finish(sums, parts);
+                let tiles = (0..rows).step_by(stretch).flat_map(|first| {
+                    // Tiles of equal height, or one row less.
+                    let height = stretch.min(rows - first);
+                    let tiles = height.div_ceil(most);
+                    (0..tiles).map(move |t| (first + height * t / tiles, first + height * (t + 1) / tiles))
+                });
+                for (row, end) in tiles {
+                    let span = row * width..end * width;
+                    let mut parts = arrays.each_mut().map(|array| {
+                        if array.is_empty() { &mut [][..] } else { &mut array[span.clone()] }
+                    });
+                    let sums = if !E::APART {
+                        std::mem::take(&mut parts[0])
+                    } else if depth <= step {
+                        // Alone in its block of k, a tile need not outlive its epilogue.
+                        &mut apart[..span.len()]
+                    } else {
+                        &mut apart[place * rows * F::PANEL..][span]
+                    };
+                    let bias = epilogue.bias(panel, first_row + row);
+                    let rows = Rows { row: first_row + row, count: end - row, k0, k1 };
+                    multiply::<F, V>(left, rows, block, width, bias, sums);
+                    if k1 == depth {
+                        epilogue.finish(sums, parts);
+                    }
                 }
             }
         }

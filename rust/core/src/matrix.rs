@@ -278,14 +278,36 @@ impl<'a, F: Element> PanelRef<'a, F> {
     }
 }
 
-/// Consecutive rows of one panel of several matrices of one shape, given to one task for writing.
+/// Consecutive rows of some panels of several matrices of one shape, given to one task for writing.
 pub struct Tile<'a, F, const N: usize> {
-    pub panel: usize,
+    pub panels: Range<usize>,
     pub first_row: usize,
     pub rows: usize,
-    pub width: usize,
-    /// The rows in each matrix; empty where a matrix is absent.
-    pub arrays: [&'a mut [F]; N],
+    shape: Panels,
+    bases: &'a [(Base<F>, bool); N],
+}
+
+impl<F: Element, const N: usize> Tile<'_, F, N> {
+    /// Stored columns of panel `p`.
+    #[inline(always)]
+    pub fn width(&self, p: usize) -> usize {
+        self.shape.width::<F>(p)
+    }
+
+    /// The tile's rows of panel `p` in each matrix; empty where a matrix is absent.
+    #[inline(always)]
+    pub fn part(&mut self, p: usize) -> [&mut [F]; N] {
+        assert!(self.panels.contains(&p));
+        let start = self.shape.row::<F>(p, self.first_row).start;
+        let len = self.rows * self.width(p);
+        std::array::from_fn(|i| {
+            let (base, empty) = &self.bases[i];
+            let range = if *empty { 0..0 } else { start..start + len };
+            // SAFETY: no two tiles of `for_each_tile` share rows of a panel, and this one is borrowed for as long
+            // as the slices live; they end inside every matrix that is not empty, as was asserted there.
+            unsafe { base.slice(range) }
+        })
+    }
 }
 
 struct Base<T>(*mut T);
@@ -301,13 +323,13 @@ impl<T> Base<T> {
     }
 }
 
-/// Runs `task` on tiles of at most `block` rows that together cover `matrices` of one shape (empty ones are
-/// absent), over the threads of the pool when `work` (multiply-adds) is worth it. A thread gets the same rows of
-/// every panel and, where shapes agree, of one matrix after the other.
+/// Runs `task` on tiles of at most `block` rows of `group` panels that together cover `matrices` of one shape (empty
+/// ones are absent), over the threads of the pool when `work` (multiply-adds) is worth it. A thread gets the same
+/// rows of every panel and, where shapes agree, of one matrix after the other.
 pub fn for_each_tile<F: Element, const N: usize>(
     shape: Panels,
     matrices: [&mut [F]; N],
-    block: usize,
+    (block, group): (usize, usize),
     work: usize,
     task: impl Fn(Tile<'_, F, N>) + Sync,
 ) {
@@ -315,28 +337,15 @@ pub fn for_each_tile<F: Element, const N: usize>(
     assert!(matrices.iter().all(|m| m.is_empty() || m.len() >= len));
     let bases = matrices.map(|m| (Base(m.as_mut_ptr()), m.is_empty()));
     let panels = shape.count::<F>();
-    pool::run(panels * shape.rows.div_ceil(block), work, &|index| {
-        let (panel, first_row) = (index % panels, index / panels * block);
-        let rows = block.min(shape.rows - first_row);
-        let start = shape.row::<F>(panel, first_row).start;
-        let width = shape.width::<F>(panel);
-        let arrays = std::array::from_fn(|i| {
-            let (base, empty) = &bases[i];
-            let range = if *empty {
-                0..0
-            } else {
-                start..start + rows * width
-            };
-            // SAFETY: (panel, rows) differ for every index, so ranges are disjoint; they end at or before
-            // `len`, and every matrix that is not empty holds as many elements (asserted above).
-            unsafe { base.slice(range) }
-        });
+    let groups = panels.div_ceil(group);
+    pool::run(groups * shape.rows.div_ceil(block), work, &|index| {
+        let (first_panel, first_row) = (index % groups * group, index / groups * block);
         task(Tile {
-            panel,
+            panels: first_panel..panels.min(first_panel + group),
             first_row,
-            rows,
-            width,
-            arrays,
+            rows: block.min(shape.rows - first_row),
+            shape,
+            bases: &bases,
         });
     });
 }

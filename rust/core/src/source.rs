@@ -136,12 +136,13 @@ impl<'a> Source<'a> {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
         let rows = shape.rows.div_ceil(pool::team(work)).min(ROWS);
-        for_each_tile(shape, [panels], rows.max(1), work, |tile| {
-            let [data] = tile.arrays;
-            let used = shape.used::<F>(tile.panel);
-            for (i, row) in data.chunks_exact_mut(tile.width).enumerate() {
-                let from = order.get(tile.first_row + i);
-                self.read(from, tile.panel * F::PANEL, &mut row[..used]);
+        for_each_tile(shape, [panels], (rows.max(1), 1), work, |mut tile| {
+            for p in tile.panels.clone() {
+                let (first, width, used) = (tile.first_row, tile.width(p), shape.used::<F>(p));
+                let [data] = tile.part(p);
+                for (i, row) in data.chunks_exact_mut(width).enumerate() {
+                    self.read(order.get(first + i), p * F::PANEL, &mut row[..used]);
+                }
             }
         });
     }
