@@ -252,9 +252,9 @@ impl Pool {
         // SAFETY: only the lifetime changes. Helpers use the task only while `open`, and this
         // function does not return (or unwind) before `open` is false and `active` is 0.
         let erased = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        let ranges = (helpers + 1).min(RANGES);
         // SAFETY: `open` is false, and every helper that saw it open had left when the previous call
         // ended; a helper reads `job` only after it has seen `open`, which is set below.
-        let ranges = (helpers + 1).min(RANGES);
         unsafe {
             *self.job.get() = Job {
                 task: erased,
@@ -275,10 +275,10 @@ impl Pool {
         }
         let own = catch_unwind(AssertUnwindSafe(|| self.claim(task, tasks, 0, ranges)));
         self.open.store(false, Ordering::SeqCst);
-        let mut turn = 0;
+        let mut look = 0;
         while self.active.load(Ordering::SeqCst) > 0 {
-            pause(turn);
-            turn += 1;
+            pause(look);
+            look += 1;
         }
         let helper = self
             .panic
@@ -387,6 +387,8 @@ mod tests {
             run(100, usize::MAX, &|i| assert!(i != 57, "task {i}"));
         });
         assert!(panicked.is_err());
+        // The pool still serves: a panic must not leave it locked.
+        assert!(Pool::of_this_process().run(2, 10, &|_| {}));
         run(10, usize::MAX, &|_| {});
         let nested = AtomicU32::new(0);
         run(4, usize::MAX, &|_| {

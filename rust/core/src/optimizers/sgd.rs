@@ -94,31 +94,54 @@ impl<F: Element> Step<F> {
             });
             return;
         }
+        // One loop for each form, so that none has a branch inside.
+        match (self.torch, self.nesterov) {
+            (true, true) => {
+                self.torch_form(gradient, theta, velocity, |g, b| g + self.momentum * b);
+            }
+            (true, false) => self.torch_form(gradient, theta, velocity, |_, b| b),
+            (false, true) => {
+                self.rate_form(gradient, theta, velocity, |move_now, v| {
+                    self.momentum * v - move_now
+                });
+            }
+            (false, false) => self.rate_form(gradient, theta, velocity, |_, v| v),
+        }
+    }
+
+    /// `direction(g, b)` is followed.
+    #[inline(always)]
+    fn torch_form(
+        self,
+        gradient: &[F],
+        theta: &mut [F],
+        buffer: &mut [F],
+        direction: impl Fn(F, F) -> F,
+    ) {
+        lanes::pieces([gradient], [theta, buffer], |[g], [theta, buffer]| {
+            for ((theta, &g), b) in theta.iter_mut().zip(g).zip(buffer) {
+                let g = g + self.decay * *theta;
+                // At the first step the buffer is zero and `fresh` is 1: b = g.
+                *b = flush(self.momentum * *b + self.fresh * g);
+                *theta -= self.rate * direction(g, *b);
+            }
+        });
+    }
+
+    /// The velocity holds the rate; `change(rate · g, v)` is added.
+    #[inline(always)]
+    fn rate_form(
+        self,
+        gradient: &[F],
+        theta: &mut [F],
+        velocity: &mut [F],
+        change: impl Fn(F, F) -> F,
+    ) {
         lanes::pieces([gradient], [theta, velocity], |[g], [theta, velocity]| {
-            let all = theta.iter_mut().zip(g).zip(velocity);
-            if self.torch {
-                for ((theta, &g), b) in all {
-                    let g = g + self.decay * *theta;
-                    // At the first step the buffer is zero and `fresh` is 1: b = g.
-                    *b = flush(self.momentum * *b + self.fresh * g);
-                    let direction = if self.nesterov {
-                        g + self.momentum * *b
-                    } else {
-                        *b
-                    };
-                    *theta -= self.rate * direction;
-                }
-            } else {
-                for ((theta, &g), v) in all {
-                    let move_now = self.rate * g;
-                    *v = flush(self.momentum * *v - move_now);
-                    let change = if self.nesterov {
-                        self.momentum * *v - move_now
-                    } else {
-                        *v
-                    };
-                    *theta = *theta * self.shrink + change;
-                }
+            for ((theta, &g), v) in theta.iter_mut().zip(g).zip(velocity) {
+                let move_now = self.rate * g;
+                *v = flush(self.momentum * *v - move_now);
+                *theta = *theta * self.shrink + change(move_now, *v);
             }
         });
     }
