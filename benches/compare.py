@@ -92,7 +92,6 @@ class _Peak:
 
     def __init__(self, stack: ExitStack, workload: Workload, settings: Settings) -> None:
         self.best: float | None = None
-        self._factor = machine.bf16_factor(machine.cpu_flags()) if workload.precision else 1
         self._worker: Worker | None = Worker("ranvier", settings.threads, settings.isa)
         stack.callback(self._worker.close)
         try:
@@ -103,7 +102,7 @@ class _Peak:
 
     def measure(self) -> None:
         if self._worker is not None:
-            rate = self._worker.ask(TIMEOUT)["value"] * self._factor
+            rate = self._worker.ask(TIMEOUT)["value"]
             self.best = max(self.best or 0.0, rate)
 
 

@@ -105,18 +105,12 @@ class RanvierTrainee(Trainee):
         self.model = ranvier_model(self.workload, layers)
         rate = self.learning_rate
         adam = self.workload.optimizer == "adam"
-        options: dict[str, Any] = {} if self.precision is None else {"precision": self.precision}
-        try:
-            self.trainer = rv.Trainer(
-                self.model,
-                loss=self.workload.loss,
-                optimizer=rv.Adam(learning_rate=rate) if adam else rv.SGD(learning_rate=rate),
-                **options,
-            )
-        except (TypeError, ValueError) as error:
-            if not options:
-                raise
-            raise UnavailableError(f"no precision={self.precision!r}") from error
+        self.trainer = rv.Trainer(
+            self.model,
+            loss=self.workload.loss,
+            optimizer=rv.Adam(learning_rate=rate) if adam else rv.SGD(learning_rate=rate),
+            precision=self.precision,
+        )
         return rv.__version__
 
     def train(self, epochs: int) -> None:

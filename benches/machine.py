@@ -15,11 +15,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def cpu_flags() -> set[str]:
-    """Instruction-set extensions, where the system tells them."""
-    return set(_cpuinfo("flags").split())
-
-
 def describe() -> str:
     """The processor and its cores."""
     model = _cpuinfo("model name") or platform.processor() or platform.machine()
@@ -39,11 +34,6 @@ def isa() -> str:
     except ModuleNotFoundError:
         return "ranvier not installed"
     return str(ranvier.config()["isa"])
-
-
-def bf16_factor(flags: set[str]) -> int:
-    """Products in bfloat16 for each one in float32 at the peak."""
-    return 2 if "avx512_bf16" in flags else 1
 
 
 def _cpuinfo(key: str) -> str:

@@ -234,7 +234,7 @@ def _prepare(name: str, threads: int, request: dict[str, Any]) -> Any:
     fields = request["workload"]
     workload = Workload(**{**fields, "sizes": tuple(fields["sizes"])})
     if kind == "peak":
-        return PeakRun(workload.dtype)
+        return PeakRun(workload.precision or workload.dtype)
     if kind == "train":
         return TrainingRun(name, workload, seconds)
     return PredictionRun(name, workload, seconds, threads)

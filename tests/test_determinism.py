@@ -49,11 +49,14 @@ def normalized(width):
     ]
 
 
-# name: (input_size, layers, loss, outputs, optimizer, dtype, rows, batch_size)
+# name: (input_size, layers, loss, outputs, optimizer, dtype, rows, batch_size); a dtype of "bf16"
+# is float32 trained in that precision
 NETWORKS = {
     "edges relu sgd": (130, chain(WIDTHS), "mse", 3, rv.SGD(momentum=0.9), "float32", 128, 64),
     "edges tanh adam": (65, chain(WIDTHS[::-1], "tanh"), "huber", 2, rv.Adam(), "float64", 65, 7),
     "wide adam": (130, chain([257, 255]), "cross_entropy", 10, rv.Adam(), "float32", 300, 129),
+    "edges bf16": (130, chain(WIDTHS), "mse", 3, rv.SGD(momentum=0.9), "bf16", 129, 63),
+    "wide bf16": (131, chain([257, 255]), "cross_entropy", 10, rv.Adam(), "bf16", 300, 129),
     "normalized adamw": (63, normalized(130), "mse", 17, rv.AdamW(), "float32", 200, 65),
     "normalized clipped": (
         *(64, normalized(65), "gaussian_nll", 16, rv.Adam(clip_norm=0.1, amsgrad=True)),
@@ -93,8 +96,10 @@ def train(name, epochs=2, seed=0):
     """The trained model and everything that came of it, as bytes."""
     inputs, layers, loss, outputs, optimizer, dtype, rows, batch_size = NETWORKS[name]
     layers = [*layers, rv.Dense(outputs)]
+    precision = "bf16" if dtype == "bf16" else None
+    dtype = "float32" if precision else dtype
     model = rv.Sequential(layers, input_size=inputs, seed=seed, dtype=dtype)
-    trainer = rv.Trainer(model, loss=loss, optimizer=optimizer, seed=seed)
+    trainer = rv.Trainer(model, loss=loss, optimizer=optimizer, precision=precision, seed=seed)
     x, y = numbers(rows, inputs), targets(loss, rows, outputs)
     weight = 1.0 + np.arange(rows) % 3
     history = trainer.fit(

@@ -14,7 +14,8 @@ use pyo3::prelude::*;
 mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
-        activation::Activation, init::Initializer, loss::Loss, optimizers::Dialect, pool, simd,
+        activation::Activation, init::Initializer, loss::Loss, network::Precision,
+        optimizers::Dialect, pool, simd,
     };
 
     #[pymodule_export]
@@ -58,6 +59,12 @@ mod _core {
         available.map(simd::Isa::name).collect()
     }
 
+    /// Whether products in bf16 are done by instructions of the processor; else they are emulated.
+    #[pyfunction]
+    fn bf16_native() -> PyResult<bool> {
+        guarded(|| Ok(simd::isa()? == simd::Isa::Avx512 && simd::bf16_native()))
+    }
+
     /// Floating-point operations per second that fused multiply-adds reach on the threads of a call, measured for so many
     /// seconds: what benches divide by.
     #[pyfunction]
@@ -68,8 +75,9 @@ mod _core {
                 Duration::from_secs_f64(seconds.clamp(0.0, 60.0)),
             );
             Ok(py.detach(|| match dtype {
-                "float64" => simd::fma_peak::<f64>(threads, time),
-                _ => simd::fma_peak::<f32>(threads, time),
+                "float64" => simd::fma_peak::<f64, simd::Full>(threads, time),
+                "bf16" => simd::fma_peak::<f32, simd::Bf16>(threads, time),
+                _ => simd::fma_peak::<f32, simd::Full>(threads, time),
             }))
         })
     }
@@ -94,6 +102,7 @@ mod _core {
             "initializer" => Initializer::NAMES.into(),
             "loss" => Loss::NAMES.into(),
             "dialect" => Dialect::NAMES.into(),
+            "precision" => Precision::NAMES.into(),
             _ => Vec::new(),
         }
     }

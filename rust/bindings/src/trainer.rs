@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use ranvier_core::data::Role;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::matrix::Buffer;
+use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
 use ranvier_core::trainer::{FitPlan, Trainer as CoreTrainer};
 
@@ -49,18 +50,26 @@ impl Trainer {
         py: Python<'_>,
         network: &Network,
         optimizer: OptimizerSpec,
+        precision: Option<&str>,
         seed: u64,
     ) -> PyResult<Self> {
         guarded(|| {
             let optimizer = optimizer.parse()?;
+            let precision = precision.map_or(Ok(Precision::Full), Precision::parse)?;
             let trainer = py.detach(|| -> Result<AnyTrainer> {
                 Ok(match &*network.any {
-                    AnyNetwork::F32(shared) => {
-                        AnyTrainer::F32(CoreTrainer::new(&shared.read(), optimizer, seed)?)
-                    }
-                    AnyNetwork::F64(shared) => {
-                        AnyTrainer::F64(CoreTrainer::new(&shared.read(), optimizer, seed)?)
-                    }
+                    AnyNetwork::F32(shared) => AnyTrainer::F32(CoreTrainer::new(
+                        &shared.read(),
+                        optimizer,
+                        precision,
+                        seed,
+                    )?),
+                    AnyNetwork::F64(shared) => AnyTrainer::F64(CoreTrainer::new(
+                        &shared.read(),
+                        optimizer,
+                        precision,
+                        seed,
+                    )?),
                 })
             })?;
             Ok(Self {

@@ -28,11 +28,11 @@ use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::matmul::{BiasActivation, Left, Right, Store, product};
 use ranvier_core::matrix::{Buffer, PanelRef, Panels};
-use ranvier_core::network::Network;
+use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
 use ranvier_core::plan::{AnyActivation, Layer};
 use ranvier_core::pool::{self, Session};
-use ranvier_core::simd::{fma_peak, isa};
+use ranvier_core::simd::{Bf16, Full, fma_peak, isa};
 use ranvier_core::source::{Rows, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
 
@@ -80,10 +80,11 @@ fn print_peak() {
     let threads = pool::threads().unwrap();
     let time = Duration::from_millis(200);
     println!(
-        "peak of {threads} threads ({}): {:.1} Gflop/s in f32, {:.1} in f64",
+        "peak of {threads} threads ({}): {:.1} Gflop/s in f32, {:.1} in f64, {:.1} in bf16",
         isa().unwrap().name(),
-        fma_peak::<f32>(threads, time) / 1e9,
-        fma_peak::<f64>(threads, time) / 1e9,
+        fma_peak::<f32, Full>(threads, time) / 1e9,
+        fma_peak::<f64, Full>(threads, time) / 1e9,
+        fma_peak::<f32, Bf16>(threads, time) / 1e9,
     );
 }
 
@@ -160,7 +161,7 @@ fn forward(group: &mut Group<'_>, shape: [usize; 3]) {
     time_product(group, "forward", shape, || {
         let arrays = [&mut output.data[..], &mut gates.data];
         let right = Right::Plain(weight.panels());
-        product(Left::Plain(input.panels()), right, arrays, epilogue);
+        product(Left::Plain(input.panels()), right, arrays, epilogue, None);
     });
 }
 
@@ -171,7 +172,7 @@ fn d_input(group: &mut Group<'_>, shape: [usize; 3]) {
     time_product(group, "d_input", shape, || {
         let right = Right::Transposed(weight.panels());
         let arrays = [&mut d_input.data[..]];
-        product(Left::Plain(d_output.panels()), right, arrays, Store);
+        product(Left::Plain(d_output.panels()), right, arrays, Store, None);
     });
 }
 
@@ -182,7 +183,7 @@ fn d_weight(group: &mut Group<'_>, shape: [usize; 3]) {
     time_product(group, "d_weight", shape, || {
         let right = Right::Plain(d_output.panels());
         let arrays = [&mut d_weight.data[..]];
-        product(Left::Transposed(input.panels()), right, arrays, Store);
+        product(Left::Transposed(input.panels()), right, arrays, Store, None);
     });
 }
 
@@ -196,7 +197,13 @@ fn d_weight_adam(group: &mut Group<'_>, shape: [usize; 3]) {
     time_product(group, "d_weight_adam", shape, || {
         let right = Right::Plain(d_output.panels());
         let arrays = state.moments(&mut weight.data);
-        product(Left::Transposed(input.panels()), right, arrays, update);
+        product(
+            Left::Transposed(input.panels()),
+            right,
+            arrays,
+            update,
+            None,
+        );
     });
 }
 
@@ -294,7 +301,7 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
     let (inputs, outputs) = (units[0], units[units.len() - 1]);
     let rows = STEPS * batch;
     let network = Network::<f32>::new(&layers(units), inputs, 1).unwrap();
-    let mut trainer = Trainer::new(&network, adam(), 1).unwrap();
+    let mut trainer = Trainer::new(&network, adam(), Precision::Full, 1).unwrap();
     let shared = Shared::new(network);
     let x = numbers::<f32>(rows * inputs);
     let (y, loss) = target(rows, outputs);

@@ -6,6 +6,7 @@ use std::ops::{AddAssign, MulAssign, SubAssign};
 
 use crate::math::Math;
 use crate::matrix::{Buffer, Plain};
+use crate::simd::bf16::{Arithmetic, Bf16, Full};
 use crate::simd::vector::{self, Vector};
 
 /// A floating-point type of parameters, activations and gradients.
@@ -24,6 +25,8 @@ pub trait Element:
     #[cfg(target_arch = "x86_64")]
     type Avx2: Vector<Self>;
     type Portable: Vector<Self>;
+    /// The narrow arithmetic of products, where the type has one.
+    type Narrow: Arithmetic<Self>;
 
     /// Nearest value of this type; the one place where hyperparameters are rounded.
     fn of(value: f64) -> Self;
@@ -38,7 +41,7 @@ pub trait Element:
 }
 
 macro_rules! element {
-    ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident) => {
+    ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident, $narrow:ident) => {
         impl Element for $type {
             const LANES: usize = $lanes;
             const NAME: &'static str = stringify!($type);
@@ -47,6 +50,7 @@ macro_rules! element {
             #[cfg(target_arch = "x86_64")]
             type Avx2 = std::arch::x86_64::$avx2;
             type Portable = vector::Plain<$type, { 16 / size_of::<$type>() }>;
+            type Narrow = $narrow;
 
             #[inline(always)]
             fn of(value: f64) -> Self {
@@ -89,5 +93,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, 16, __m512, __m256);
-element!(f64, 8, __m512d, __m256d);
+element!(f32, 16, __m512, __m256, Bf16);
+element!(f64, 8, __m512d, __m256d, Full);

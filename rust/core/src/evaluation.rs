@@ -8,7 +8,7 @@ use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels};
-use crate::network::{Network, Pass, Workspace};
+use crate::network::{Network, Pass, Precision, Workspace};
 use crate::pool;
 use crate::source::{Rows, Sink, Source};
 
@@ -72,7 +72,7 @@ impl<F: Element> Shared<F> {
         let spare = self.spare.try_lock();
         match spare.ok().and_then(|mut spare| spare.pop()) {
             Some(workspace) if workspace.rows >= rows => Ok(workspace),
-            _ => network.workspace(rows, false, false),
+            _ => network.workspace(rows, false, false, Precision::Full),
         }
     }
 
@@ -308,7 +308,9 @@ pub fn evaluate<F: Element>(
 ) -> Result<Report> {
     let chunk = ROWS.min(data.rows());
     let _session = pool::Session::new(chunk * shared.row_work);
-    let mut workspace = shared.read().workspace(chunk, false, false)?;
+    let mut workspace = shared
+        .read()
+        .workspace(chunk, false, false, Precision::Full)?;
     let outputs = shared.read().outputs;
     let mut targets = BatchTargets::new(data, chunk)?;
     let mut d_output = Buffer::<F>::zeroed(chunk * outputs)?;
@@ -377,7 +379,7 @@ pub fn value_and_gradient<F: Element>(
     let network = copy.as_ref().or(guard.as_deref());
     let network = network.ok_or(Error::Interrupted)?;
     let inputs = network.inputs;
-    let mut workspace = network.workspace(rows, true, true)?;
+    let mut workspace = network.workspace(rows, true, true, Precision::Full)?;
     let mut targets = BatchTargets::new(data, rows)?;
     let mut parameters = Buffer::zeroed(network.parameters.len())?;
     let mut input = Buffer::zeroed(rows * inputs)?;

@@ -15,8 +15,9 @@ use crate::element::Element;
 use crate::matrix::{PanelRef, Panels, Tile, for_each_tile};
 use crate::optimizers::Update;
 use crate::pool;
+use crate::simd::bf16::{Arithmetic, Full};
 pub use crate::simd::tile::Left;
-use crate::simd::tile::{Bias, Rows, multiply, transpose_block};
+use crate::simd::tile::{Bias, Rows, multiply, pair_block, transpose_block};
 use crate::simd::{kernel, vector_kernel};
 
 /// Depth of a block of k: with a panel's width of columns it stays in the second-level cache (128 KiB).
@@ -31,6 +32,9 @@ const MIN_ROWS: usize = 48;
 /// Panels of a task whose rows outgrow the cache.
 const GROUP: usize = 4;
 const MAX_ROWS: usize = 256;
+/// What rounding a pair costs, in multiply-adds of a product.
+const NARROWING: usize = 8;
+
 /// The operand whose rows are streamed.
 #[derive(Clone, Copy)]
 pub enum Right<'a, F> {
@@ -126,19 +130,137 @@ impl<F: Element> Epilogue<F, 4> for Update<F> {
     }
 }
 
-/// `left · right`, handed to the epilogue with the rows of `arrays`.
+/// `left · right`, handed to the epilogue with the rows of `arrays`. With `narrow`, a place for
+/// [`narrow_len`] elements, operands are rounded to bf16.
 pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     left: Left<'_, F>,
     right: Right<'_, F>,
     arrays: [&mut [F]; N],
     epilogue: E,
+    narrow: Option<&mut [F]>,
 ) {
-    let (rows, depth) = left.shape();
     let (right_depth, cols) = match right {
         Right::Plain(b) => (b.shape.rows, b.shape.cols),
         Right::Transposed(b) => (b.shape.cols, b.shape.rows),
     };
-    assert_eq!(depth, right_depth);
+    assert_eq!(left.shape().1, right_depth);
+    match narrow {
+        None => multiply_all::<F, Full, E, N>(left, right, cols, arrays, epilogue),
+        Some(place) => {
+            let left = narrowed(left, place);
+            multiply_all::<F, F::Narrow, E, N>(left, right, cols, arrays, epilogue);
+        }
+    }
+}
+
+/// Elements that a left operand takes in pairs.
+pub fn narrow_len<F: Element>(left: Panels, transposed: bool) -> usize {
+    let (rows, cols) = (left.rows, left.cols);
+    if transposed {
+        Panels::new(rows.div_ceil(2), cols).len::<F>()
+    } else {
+        Panels::new(rows, cols.div_ceil(2)).len::<F>()
+    }
+}
+
+/// The operand in pairs along its depth, written to `place`.
+fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F> {
+    let (from, shape, transposed) = match left {
+        Left::Plain(from) => (
+            from,
+            Panels::new(from.shape.rows, from.shape.cols.div_ceil(2)),
+            false,
+        ),
+        Left::Transposed(from) => (
+            from,
+            Panels::new(from.shape.rows.div_ceil(2), from.shape.cols),
+            true,
+        ),
+    };
+    let place = &mut place[..shape.len::<F>()];
+    let work = NARROWING * shape.rows * shape.cols;
+    let block = shape.rows.div_ceil(pool::team(work)).min(MIN_ROWS);
+    for_each_tile(shape, [&mut *place], (block.max(1), 1), work, |mut tile| {
+        let (panel, first) = (tile.panels.start, tile.first_row);
+        let width = tile.width(panel);
+        let [out] = tile.part(panel);
+        if transposed {
+            pair_rows::<F, F::Narrow>(from, panel, first, width, out);
+        } else {
+            pair_columns::<F, F::Narrow>(from, panel, first, width, out);
+        }
+    });
+    if transposed {
+        Left::Transposed(shape.of(place))
+    } else {
+        Left::Plain(shape.of(place))
+    }
+}
+
+kernel! {
+    /// Rows of pairs from `first` on: each of two rows; the row after the last one is zero.
+    fn pair_rows[F: Element, A: Arithmetic<F>](
+        from: PanelRef<'_, F>,
+        panel: usize,
+        first: usize,
+        width: usize,
+        out: &mut [F],
+    )[F, A] {
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            let row = 2 * (first + row);
+            let firsts = from.row(panel, row);
+            if row + 1 < from.shape.rows {
+                for ((out, &a), &b) in out.iter_mut().zip(firsts).zip(from.row(panel, row + 1)) {
+                    *out = A::pair(a, b);
+                }
+            } else {
+                for (out, &a) in out.iter_mut().zip(firsts) {
+                    *out = A::pair(a, F::ZERO);
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Rows of pairs from `first` on: neighbours in a row; the column after the last one is zero.
+    fn pair_columns[F: Element, A: Arithmetic<F>](
+        from: PanelRef<'_, F>,
+        panel: usize,
+        first: usize,
+        width: usize,
+        out: &mut [F],
+    )[F, A] {
+        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+            // Two panels of values are one of pairs.
+            for (part, out) in out.chunks_mut(F::PANEL / 2).enumerate() {
+                let panel = 2 * panel + part;
+                if panel >= from.shape.count::<F>() {
+                    continue;
+                }
+                let used = from.shape.used::<F>(panel);
+                let values = &from.row(panel, first + row)[..used];
+                let (pairs, rest) = values.as_chunks::<2>();
+                for (out, &[a, b]) in out.iter_mut().zip(pairs) {
+                    *out = A::pair(a, b);
+                }
+                if let [last] = *rest {
+                    out[used / 2] = A::pair(last, F::ZERO);
+                }
+            }
+        }
+    }
+}
+
+/// [`product`] of operands in one arithmetic: the elements of `left` are those of A, `right` holds values.
+fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>(
+    left: Left<'_, F>,
+    right: Right<'_, F>,
+    cols: usize,
+    arrays: [&mut [F]; N],
+    epilogue: E,
+) {
+    let (rows, depth) = left.shape();
     let shape = Panels::new(rows, cols);
     let work = rows * depth * cols;
     // The rows of the left operand that a task reads stay in the cache while it goes through the panels. As many
@@ -156,26 +278,26 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
     for_each_tile(shape, arrays, (block, group), work, |tile| {
         let sums = MAX_ROWS.max(block) * group;
         F::scratch((TRANSPOSED_DEPTH + sums) * F::PANEL, |scratch| {
-            multiply_tile(left, right, depth, tile, epilogue, scratch);
+            multiply_tile::<F, A, E, N>(left, right, depth, tile, epilogue, scratch);
         });
     });
 }
 
 vector_kernel! {
-    fn multiply_tile[F: Element, E: Epilogue<F, N>; const N](
+    fn multiply_tile[F: Element, A: Arithmetic, E: Epilogue<F, N>; const N](
         left: Left<'_, F>,
         right: Right<'_, F>,
         depth: usize,
         tile: Tile<'_, F, N>,
         epilogue: E,
         scratch: &mut [F],
-    )[F, E, N] {
+    )[E, N] {
         let mut tile = tile;
         let (first_row, rows) = (tile.first_row, tile.rows);
         let (turned, apart) = scratch.split_at_mut(TRANSPOSED_DEPTH * F::PANEL);
         let step = match right {
-            Right::Plain(_) => DEPTH,
-            Right::Transposed(_) => TRANSPOSED_DEPTH,
+            Right::Plain(_) if V::VALUES == 1 => DEPTH,
+            _ => TRANSPOSED_DEPTH,
         };
         // Rows of a register tile lie in one panel of a transposed operand.
         let stretch = match left {
@@ -189,7 +311,13 @@ vector_kernel! {
                 let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
                 let mut arrays = tile.part(panel);
                 let block = match right {
-                    Right::Plain(b) => &b.panel(panel)[k0 * width..k1 * width],
+                    Right::Plain(b) if V::VALUES == 1 => &b.panel(panel)[k0 * width..k1 * width],
+                    Right::Plain(b) => {
+                        let rows = V::VALUES * k0..b.shape.rows.min(V::VALUES * k1);
+                        let values = &b.panel(panel)[rows.start * width..rows.end * width];
+                        pair_block::<F, V>(values, width, turned);
+                        &*turned
+                    }
                     Right::Transposed(b) => {
                         transpose_block::<F, V>(b, panel * F::PANEL, (k0, k1), width, turned);
                         &*turned
@@ -283,11 +411,11 @@ mod tests {
         for (left, right) in lefts.into_iter().flat_map(|l| rights.map(|r| (l, r))) {
             // What was in the output before must not matter.
             let mut out = vec![F::of(f64::NAN); shape.len::<F>()];
-            product(left, right, [&mut out], Store);
+            product(left, right, [&mut out], Store, None);
             assert_eq!(bits(&unpacked(&out)), bits(&expected), "{m} {k} {n}");
 
             let mut out = vec![F::of(0.5); shape.len::<F>()];
-            product(left, right, [&mut out], Gate);
+            product(left, right, [&mut out], Gate, None);
             let halved: Vec<F> = expected.iter().map(|&v| v * F::of(0.5)).collect();
             assert_eq!(bits(&unpacked(&out)), bits(&halved));
 
@@ -300,7 +428,7 @@ mod tests {
                 activation: Activation::Relu,
                 turned: false,
             };
-            product(left, right, [&mut out, &mut gates], epilogue);
+            product(left, right, [&mut out, &mut gates], epilogue, None);
             let shifted: Vec<F> = (0..m * n).map(|i| expected[i] + bias[i % n]).collect();
             let relu: Vec<F> = shifted
                 .iter()
@@ -312,6 +440,114 @@ mod tests {
                 .collect();
             assert_eq!(bits(&unpacked(&out)), bits(&relu));
             assert_eq!(bits(&unpacked(&gates)), bits(&step));
+        }
+    }
+
+    /// The nearest bf16, found by trying both neighbours.
+    fn rounded(value: f32) -> f32 {
+        let below = f32::from_bits(value.to_bits() & 0xFFFF_0000);
+        let above = f32::from_bits((value.to_bits() & 0xFFFF_0000) + 0x1_0000);
+        let (down, up) = ((value - below).abs(), (above - value).abs());
+        let even = below.to_bits() >> 16 & 1 == 0;
+        let nearest = if down < up || down == up && even {
+            below
+        } else {
+            above
+        };
+        if nearest.abs() < f32::MIN_POSITIVE {
+            0.0 * nearest
+        } else {
+            nearest
+        }
+    }
+
+    /// Pairs along k, the second value first, small sums flushed: what VDPBF16PS does.
+    fn narrow_oracle(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f32> {
+        let flushed = |x: f32| {
+            if x.abs() < f32::MIN_POSITIVE {
+                0.0 * x
+            } else {
+                x
+            }
+        };
+        let mut out = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                for first in (0..k).step_by(2) {
+                    for l in [first + 1, first] {
+                        let (x, y) = if l < k {
+                            (a[i * k + l], b[l * n + j])
+                        } else {
+                            (0.0, 0.0)
+                        };
+                        let sum = rounded(x).mul_add(rounded(y), out[i * n + j]);
+                        out[i * n + j] = flushed(sum);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn check_narrow((m, k, n): (usize, usize, usize), scale: f32) {
+        let number = |i: usize| (((i * 7919) % 10007) as f32 / 777.0 - 6.5) * scale;
+        let a: Vec<f32> = (0..m * k).map(number).collect();
+        let b: Vec<f32> = (0..k * n).map(|i| number(i + 17)).collect();
+        let expected = narrow_oracle(&a, &b, (m, k, n));
+        let a_turned: Vec<f32> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
+        let b_turned: Vec<f32> = (0..k * n).map(|i| b[(i % k) * n + i / k]).collect();
+        let (plain, turned) = (Panels::new(m, k), Panels::new(k, m));
+        let (right, right_turned) = (Panels::new(k, n), Panels::new(n, k));
+        // Padding of a left operand is never read as data.
+        let mut plain_data = vec![f32::NAN; plain.len::<f32>()];
+        let mut turned_data = vec![f32::NAN; turned.len::<f32>()];
+        plain.pack(&a, &mut plain_data);
+        turned.pack(&a_turned, &mut turned_data);
+        let (right_data, right_turned_data) = (packed(&b, right), packed(&b_turned, right_turned));
+        let shape = Panels::new(m, n);
+        for (left, transposed) in [
+            (Left::Plain(plain.of(&plain_data)), false),
+            (Left::Transposed(turned.of(&turned_data)), true),
+        ] {
+            for right in [
+                Right::Plain(right.of(&right_data)),
+                Right::Transposed(right_turned.of(&right_turned_data)),
+            ] {
+                let stored = if transposed { turned } else { plain };
+                let mut place = vec![f32::NAN; narrow_len::<f32>(stored, transposed)];
+                let mut out = vec![f32::NAN; shape.len::<f32>()];
+                product(left, right, [&mut out], Store, Some(&mut place));
+                let mut rows = vec![0.0; m * n];
+                shape.unpack(&out, &mut rows);
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&rows), bits(&expected), "{m} {k} {n} {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_in_bf16_equal_the_loop_over_pairs() {
+        for m in [1, 6, 65] {
+            for k in [
+                1,
+                2,
+                3,
+                63,
+                64,
+                65,
+                127,
+                129,
+                2 * TRANSPOSED_DEPTH + 3,
+                2 * DEPTH + 1,
+            ] {
+                for n in [1, 16, 17, 70] {
+                    check_narrow((m, k, n), 1.0);
+                }
+            }
+        }
+        // Operands, products and sums that vanish, and products that overflow.
+        for scale in [1e-39, 1e-20, 3e-19, 1e19] {
+            check_narrow((7, 9, 18), scale);
         }
     }
 

@@ -31,6 +31,31 @@ pub struct Network<F: Element> {
     pub outputs: usize,
 }
 
+/// What the products of a network multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// The network's numbers.
+    Full,
+    /// Operands rounded to bf16, sums in f32; see [`crate::matmul`].
+    Bf16,
+}
+
+impl Precision {
+    /// Names of what is narrower than the network's numbers.
+    pub const NAMES: [&'static str; 1] = ["bf16"];
+
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(Error::argument(
+                "precision",
+                format!("None or {}", Self::NAMES.join(", ")),
+                format!("{name:?}"),
+            )),
+        }
+    }
+}
+
 /// How a forward pass is meant.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
@@ -65,6 +90,8 @@ pub struct Workspace<F: Element> {
     deltas: Vec<Buffer<F>>,
     statistics: Vec<Buffer<F>>,
     d_input: bool,
+    /// Where products are in bf16, the place for their left operands.
+    narrow: Option<Buffer<F>>,
     /// Row-major output of the last forward pass, and the place for its gradient.
     pub output: Buffer<F>,
     pub d_output: Buffer<F>,
@@ -177,7 +204,13 @@ impl<F: Element> Network<F> {
     }
 
     /// Buffers for `rows` rows; `backward` for training, `d_input` when the gradient of the input is wanted.
-    pub fn workspace(&self, rows: usize, backward: bool, d_input: bool) -> Result<Workspace<F>> {
+    pub fn workspace(
+        &self,
+        rows: usize,
+        backward: bool,
+        d_input: bool,
+        precision: Precision,
+    ) -> Result<Workspace<F>> {
         let shapes = std::iter::once(Panels::new(rows, self.inputs))
             .chain(self.nodes.iter().map(|node| node.output_shape(rows)));
         let sizes: Vec<usize> = shapes.map(Panels::len::<F>).collect();
@@ -197,6 +230,13 @@ impl<F: Element> Network<F> {
                 .map(|node| Buffer::zeroed(node.statistics::<F>(rows)))
                 .collect::<Result<_>>()?,
             d_input,
+            narrow: match precision {
+                Precision::Full => None,
+                Precision::Bf16 => {
+                    let lefts = self.nodes.iter().map(|node| node.narrow_len::<F>(rows));
+                    Some(Buffer::zeroed(lefts.max().unwrap_or(0))?)
+                }
+            },
             output: Buffer::zeroed(rows * self.outputs)?,
             d_output: Buffer::zeroed(if backward { rows * self.outputs } else { 0 })?,
         })
@@ -226,7 +266,8 @@ impl<F: Element> Network<F> {
             };
             let statistics = &mut workspace.statistics[l];
             let inputs = Panels::new(rows, node.inputs);
-            self.forward_node(node, inputs, input, output, gates, statistics, pass);
+            let narrow = workspace.narrow.as_deref_mut();
+            self.forward_node(node, inputs, input, output, gates, statistics, pass, narrow);
         }
         let depth = self.nodes.len();
         let (node, last) = (self.nodes[depth - 1], &workspace.values[depth]);
@@ -247,6 +288,7 @@ impl<F: Element> Network<F> {
         gates: &mut [F],
         statistics: &mut [F],
         pass: Pass<'_>,
+        narrow: Option<&mut [F]>,
     ) {
         match node.op {
             Op::Dense {
@@ -264,10 +306,10 @@ impl<F: Element> Network<F> {
                 };
                 if turned {
                     let (left, right) = (Left::Plain(weight), Right::Transposed(input));
-                    product(left, right, [output, gates], epilogue);
+                    product(left, right, [output, gates], epilogue, narrow);
                 } else {
                     let (left, right) = (Left::Plain(input), Right::Plain(weight));
-                    product(left, right, [output, gates], epilogue);
+                    product(left, right, [output, gates], epilogue, narrow);
                 }
             }
             Op::Pointwise(activation) => {
@@ -450,7 +492,13 @@ impl<F: Element> Backward<'_, F> {
                 output: &workspace.values[l + 1],
                 statistics: &workspace.statistics[l],
             };
-            self.node(node, stored, d_output, d_input);
+            self.node(
+                node,
+                stored,
+                d_output,
+                d_input,
+                workspace.narrow.as_deref_mut(),
+            );
         }
     }
 
@@ -460,6 +508,7 @@ impl<F: Element> Backward<'_, F> {
         stored: Stored<'_, F>,
         d_output: &[F],
         d_input: Option<DInput<'_, F>>,
+        mut narrow: Option<&mut [F]>,
     ) {
         let inputs = Panels::new(self.rows, node.inputs);
         match node.op {
@@ -477,18 +526,20 @@ impl<F: Element> Backward<'_, F> {
                     } else {
                         (Left::Plain(d_output), Right::Transposed(weight))
                     };
+                    let narrow = narrow.as_deref_mut();
                     if d_input.gated {
-                        product(left, right, [d_input.data], Gate);
+                        product(left, right, [d_input.data], Gate, narrow);
                     } else {
-                        product(left, right, [d_input.data], Store);
+                        product(left, right, [d_input.data], Store, narrow);
                     }
                 }
                 let input = inputs.of(stored.input);
-                if turned {
-                    self.weight_gradient(weight, Left::Plain(d_output), Right::Plain(input));
+                let (left, right) = if turned {
+                    (Left::Plain(d_output), Right::Plain(input))
                 } else {
-                    self.weight_gradient(weight, Left::Transposed(input), Right::Plain(d_output));
-                }
+                    (Left::Transposed(input), Right::Plain(d_output))
+                };
+                self.weight_gradient(weight, left, right, narrow);
                 if let Some(bias) = bias {
                     if turned {
                         pointwise::row_sums(d_output, self.gradient(bias));
@@ -579,12 +630,20 @@ impl<F: Element> Backward<'_, F> {
     }
 
     /// `left · right` as the gradient of a weight: stored, or used at once.
-    fn weight_gradient(&mut self, index: usize, left: Left<'_, F>, right: Right<'_, F>) {
+    fn weight_gradient(
+        &mut self,
+        index: usize,
+        left: Left<'_, F>,
+        right: Right<'_, F>,
+        narrow: Option<&mut [F]>,
+    ) {
         let range = self.slots[index].range::<F>();
         match &mut self.parameters {
-            Parameters::Fixed(_) => product(left, right, [&mut self.gradient[range]], Store),
+            Parameters::Fixed(_) => {
+                product(left, right, [&mut self.gradient[range]], Store, narrow);
+            }
             Parameters::Updated(update, arrays) => {
-                product(left, right, stretch(arrays, range), *update);
+                product(left, right, stretch(arrays, range), *update, narrow);
             }
         }
     }
@@ -679,7 +738,9 @@ mod tests {
         ] {
             let layers: Vec<Layer> = widths.iter().map(|&units| dense(units)).collect();
             let network = Network::<f32>::new(&layers, 7, 1).unwrap();
-            let mut workspace = network.workspace(rows, true, true).unwrap();
+            let mut workspace = network
+                .workspace(rows, true, true, Precision::Full)
+                .unwrap();
             // What an earlier, larger batch may have left.
             workspace.input().fill(3.0);
             network.forward(&mut workspace, rows, Pass::EVALUATION);

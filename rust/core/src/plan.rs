@@ -5,6 +5,7 @@ use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::init::{Fans, Initializer};
+use crate::matmul::narrow_len;
 use crate::matrix::Panels;
 use crate::rng::Purpose;
 
@@ -178,6 +179,23 @@ impl Node {
         } else {
             Panels::new(rows, self.outputs)
         }
+    }
+
+    /// Elements that the left operand of any of the node's products takes in bf16.
+    pub(crate) fn narrow_len<F: Element>(&self, rows: usize) -> usize {
+        let input = Panels::new(rows, self.inputs);
+        let output = self.output_shape(rows);
+        let lefts = match self.op {
+            Op::Dense { turned: true, .. } => [
+                (Panels::new(self.outputs, self.inputs), false),
+                (output, true),
+                (output, false),
+            ],
+            Op::Dense { .. } => [(input, false), (output, false), (input, true)],
+            _ => return 0,
+        };
+        let lens = lefts.map(|(left, transposed)| narrow_len::<F>(left, transposed));
+        lens.into_iter().max().unwrap_or(0)
     }
 
     /// Elements of per-batch statistics that forward leaves for backward.

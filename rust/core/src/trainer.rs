@@ -8,10 +8,11 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
 use crate::matrix::{Buffer, all_finite};
-use crate::network::{Network, Pass, Workspace};
+use crate::network::{Network, Pass, Precision, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::pool;
 use crate::rng::{identity_order, shuffle};
+use crate::simd::bf16::Arithmetic;
 use crate::source::Rows;
 
 /// What one call of [`Trainer::fit`] does.
@@ -29,6 +30,7 @@ pub struct FitPlan<'a> {
 pub struct Trainer<F: Element> {
     optimizer: Optimizer,
     state: OptimizerState<F>,
+    precision: Precision,
     seed: u64,
     /// Epochs begun.
     pub epoch: u64,
@@ -47,9 +49,22 @@ struct Batch<F: Element> {
 }
 
 impl<F: Element> Trainer<F> {
-    pub fn new(network: &Network<F>, optimizer: Optimizer, seed: u64) -> Result<Self> {
+    pub fn new(
+        network: &Network<F>,
+        optimizer: Optimizer,
+        precision: Precision,
+        seed: u64,
+    ) -> Result<Self> {
+        if precision == Precision::Bf16 && F::Narrow::VALUES == 1 {
+            return Err(Error::argument(
+                "precision",
+                "none for a model of float64 (bf16 is for float32)",
+                "bf16",
+            ));
+        }
         let len = network.parameters.len();
         Ok(Self {
+            precision,
             state: optimizer.state(len)?,
             optimizer,
             seed,
@@ -95,7 +110,10 @@ impl<F: Element> Trainer<F> {
         };
         if self.workspace.as_ref().is_none_or(|w| w.rows != batch_size) {
             self.workspace = None;
-            self.workspace = Some(shared.read().workspace(batch_size, true, false)?);
+            let workspace = shared
+                .read()
+                .workspace(batch_size, true, false, self.precision);
+            self.workspace = Some(workspace?);
         }
         for data in std::iter::once(&plan.data).chain(&plan.validation) {
             data.check_values::<F>(plan.objective, outputs, false, &mut || monitor.tick())?;

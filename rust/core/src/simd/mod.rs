@@ -12,6 +12,7 @@
     reason = "target features are checked at run time, here alone"
 )]
 
+pub(crate) mod bf16;
 mod peak;
 pub(crate) mod tile;
 pub(crate) mod vector;
@@ -19,6 +20,7 @@ pub(crate) mod vector;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
+pub use bf16::{Bf16, Full, bf16_native};
 pub use peak::fma_peak;
 
 /// Instruction sets with kernels, slowest first.
@@ -145,41 +147,64 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
-/// [`kernel!`] whose body may name `V`, the vector of `F` in the instruction set that it is compiled for.
+/// [`kernel!`] whose body may name `V`, the vector of `F` for the arithmetic `A` in the instruction set that it is
+/// compiled for.
 macro_rules! vector_kernel {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident [F: Element $(, $generic:ident $(: $bound:path)?)* $(; const $size:ident)*]
+        $vis:vis fn $name:ident
+        [F: Element, A: Arithmetic $(, $generic:ident $(: $bound:path)?)* $(; const $size:ident)*]
         ($($arg:ident : $type:ty),* $(,)?) [$($turbofish:tt)*] $body:block
     ) => {
         $(#[$meta])*
         #[allow(unsafe_code, reason = "the features were detected when the instruction set was chosen")]
-        $vis fn $name<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
+        $vis fn $name<
+            F: Element, A: $crate::simd::bf16::Arithmetic<F> $(, $generic $(: $bound)?)* $(, const $size: usize)*
+        >($($arg: $type),*) {
             #[inline(always)]
             fn body<
                 V: $crate::simd::vector::Vector<F>, F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*
             >($($arg: $type),*) $body
 
+            /// For pairs alone.
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
-                body::<F::Avx2, $($turbofish)*>($($arg),*);
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512bf16")]
+            fn avx512_bf16<
+                F: Element, A: $crate::simd::bf16::Arithmetic<F> $(, $generic $(: $bound)?)* $(, const $size: usize)*
+            >($($arg: $type),*) {
+                body::<A::Avx512Bf16, F, $($turbofish)*>($($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
-            fn avx512<F: Element $(, $generic $(: $bound)?)* $(, const $size: usize)*>($($arg: $type),*) {
-                body::<F::Avx512, $($turbofish)*>($($arg),*);
+            fn avx512<
+                F: Element, A: $crate::simd::bf16::Arithmetic<F> $(, $generic $(: $bound)?)* $(, const $size: usize)*
+            >($($arg: $type),*) {
+                body::<A::Avx512, F, $($turbofish)*>($($arg),*);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2<
+                F: Element, A: $crate::simd::bf16::Arithmetic<F> $(, $generic $(: $bound)?)* $(, const $size: usize)*
+            >($($arg: $type),*) {
+                body::<A::Avx2, F, $($turbofish)*>($($arg),*);
             }
 
             match $crate::simd::chosen() {
+                // SAFETY: `chosen` gives only what `Isa::available` has found on this machine, and the last feature
+                // was found too.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 if A::VALUES == 2 && $crate::simd::bf16_native() => unsafe {
+                    avx512_bf16::<F, A, $($turbofish)*>($($arg),*)
+                },
                 // SAFETY: `chosen` gives only what `Isa::available` has found on this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx512 => unsafe { avx512::<$($turbofish)*>($($arg),*) },
+                $crate::simd::Isa::Avx512 => unsafe { avx512::<F, A, $($turbofish)*>($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx2 => unsafe { avx2::<$($turbofish)*>($($arg),*) },
-                _ => body::<F::Portable, $($turbofish)*>($($arg),*),
+                $crate::simd::Isa::Avx2 => unsafe { avx2::<F, A, $($turbofish)*>($($arg),*) },
+                _ => body::<A::Portable, F, $($turbofish)*>($($arg),*),
             }
         }
     };

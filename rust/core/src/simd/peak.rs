@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::bf16::Arithmetic;
 use crate::element::Element;
 use crate::simd::vector_kernel;
 
@@ -12,7 +13,7 @@ const ROUNDS: usize = 1 << 17;
 
 vector_kernel! {
     /// 16 independent chains (8 would do on processors with a latency of 4 and two units); the loop touches no memory.
-    fn burst[F: Element](flops: &mut f64, sum: &mut [F])[F] {
+    fn burst[F: Element, A: Arithmetic](flops: &mut f64, sum: &mut [F])[] {
         // SAFETY: compiled for the instruction set; `sum` has room for a vector.
         unsafe {
             assert!(sum.len() >= V::LANES);
@@ -20,7 +21,7 @@ vector_kernel! {
             let mut chains = [a; 16];
             for _ in 0..ROUNDS {
                 for chain in &mut chains {
-                    *chain = chain.fma(a, b);
+                    *chain = a.fma(b, *chain);
                 }
             }
             for chain in chains {
@@ -28,20 +29,20 @@ vector_kernel! {
                 black_box(&*sum);
             }
         }
-        *flops += (2 * 16 * ROUNDS * V::LANES) as f64;
+        *flops += (2 * 16 * ROUNDS * V::LANES * V::VALUES) as f64;
     }
 }
 
-/// Floating-point operations per second of `threads` threads that do nothing but fused multiply-adds for so long.
-pub fn fma_peak<F: Element>(threads: usize, time: Duration) -> f64 {
+/// Floating-point operations per second, in one arithmetic, of `threads` threads that do nothing but fused multiply-adds for so long.
+pub fn fma_peak<F: Element, A: Arithmetic<F>>(threads: usize, time: Duration) -> f64 {
     let rate = || {
         let mut flops = 0.0;
         let mut sum = [F::HALF; 16];
-        burst(&mut flops, &mut sum);
+        burst::<F, A>(&mut flops, &mut sum);
         (flops, sum) = (0.0, [F::HALF; 16]);
         let begun = Instant::now();
         while begun.elapsed() < time {
-            burst(&mut flops, &mut sum);
+            burst::<F, A>(&mut flops, &mut sum);
         }
         flops / begun.elapsed().as_secs_f64()
     };

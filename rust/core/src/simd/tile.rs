@@ -158,7 +158,7 @@ unsafe fn dispatch<F: Element, V: Vector<F>, const TURNED: bool>(
                 $($(($c, $r) => {
                     if const { $r <= V::ROWS[$c - 1] } {
                         // SAFETY: forwarded to the caller.
-                        unsafe { V::tile::<$r, $c, TURNED>(strip) }
+                        unsafe { V::tile::<V, $r, $c, TURNED>(strip) }
                     } else {
                         unreachable!("no tile of {} x {} vectors", $r, $c)
                     }
@@ -272,7 +272,8 @@ unsafe fn accumulate<F: Element, V: Vector<F>, const R: usize, const C: usize>(
 }
 
 /// Writes the transpose of a block: element (k, j) of `out` (rows of `width`) is element (first + j, k) of `from`,
-/// for `k0 <= k < k1`; k0 is a multiple of a panel's width. Rows that `from` lacks give zeros.
+/// for `k0 <= k < k1`; k0 is a multiple of a panel's width. Where V holds pairs, k counts those of `from`, whose padding
+/// must be zero. Rows that `from` lacks give zeros.
 #[inline(always)]
 pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
     from: PanelRef<'_, F>,
@@ -282,23 +283,34 @@ pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
     out: &mut [F],
 ) {
     let depth = (k1 - k0).next_multiple_of(V::LANES);
-    assert!(k1 <= from.shape.cols && k0.is_multiple_of(F::PANEL) && width.is_multiple_of(V::LANES));
-    assert!(out.len() >= depth * width);
+    assert!(k1 <= from.shape.cols.div_ceil(V::VALUES) && k0.is_multiple_of(F::PANEL));
+    assert!(out.len() >= depth * width && width.is_multiple_of(V::LANES));
     for k in (0..depth).step_by(V::LANES) {
-        let (panel, lane) = ((k0 + k) / F::PANEL, (k0 + k) % F::PANEL);
+        let column = V::VALUES * (k0 + k);
+        let (panel, lane) = (column / F::PANEL, column % F::PANEL);
         let stride = from.shape.width::<F>(panel);
         let start = from.shape.panel::<F>(panel).start + lane;
         assert!(lane + V::LANES <= stride);
+        let more = V::VALUES == 2 && lane + 2 * V::LANES <= stride;
         for j in (0..width).step_by(V::LANES) {
             let rows = from.shape.rows.saturating_sub(first + j).min(V::LANES);
-            // SAFETY: rows first + j .. + rows exist; the vector at `lane` lies inside the stored width of their panel;
+            // SAFETY: rows first + j .. + rows exist; the vectors at `lane` lie inside the stored width of their panel;
             // `out` has `depth` rows of `width`, both multiples of LANES.
             unsafe {
                 let mut square = [V::zero(); 16];
                 let base = from.data.as_ptr().add(start + (first + j) * stride);
                 for i in 0..V::LANES {
                     if i < rows {
-                        square[i] = V::load(base.add(i * stride));
+                        let row = base.add(i * stride);
+                        square[i] = V::load(row);
+                        if V::VALUES == 2 {
+                            let next = if more {
+                                V::load(row.add(V::LANES))
+                            } else {
+                                V::zero()
+                            };
+                            square[i] = square[i].along(next);
+                        }
                     }
                 }
                 V::transpose(&mut square);
@@ -306,6 +318,27 @@ pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
                 for i in 0..V::LANES {
                     square[i].store(out.add(i * width));
                 }
+            }
+        }
+    }
+}
+
+/// Writes the pairs of consecutive rows of a block; the row after the last one is zero.
+#[inline(always)]
+pub(crate) fn pair_block<F: Element, V: Vector<F>>(from: &[F], width: usize, out: &mut [F]) {
+    let pairs = (from.len() / width).div_ceil(2);
+    assert!(width.is_multiple_of(V::LANES) && out.len() >= pairs * width);
+    for (rows, out) in from.chunks(2 * width).zip(out.chunks_exact_mut(width)) {
+        for j in (0..width).step_by(V::LANES) {
+            // SAFETY: rows have `width` elements, a multiple of LANES; the second one is there where `rows` is longer.
+            unsafe {
+                let first = V::load(rows.as_ptr().add(j));
+                let second = if rows.len() > width {
+                    V::load(rows.as_ptr().add(width + j))
+                } else {
+                    V::zero()
+                };
+                first.across(second).store(out.as_mut_ptr().add(j));
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::element::Element;
 /// [`Self::LANES`] elements (for one in `splat`).
 pub unsafe trait Vector<F: Element>: Copy {
     const LANES: usize;
+    /// Values of k in one element of an operand: 2 where elements are pairs of bf16 (see [`super::bf16`]).
+    const VALUES: usize = 1;
     /// Most rows of a register tile that is 1, 2, 3 or 4 vectors wide; 0 where that width is not used.
     const ROWS: [usize; 4];
     /// Vectors side by side in the widest tile.
@@ -29,40 +31,53 @@ pub unsafe trait Vector<F: Element>: Copy {
     unsafe fn add(self, b: Self) -> Self;
     /// Transposes the square matrix whose rows are the first [`Self::LANES`] entries of `rows`.
     unsafe fn transpose(rows: &mut [Self; 16]);
-    /// [`tile`], compiled for the instruction set.
-    unsafe fn tile<const R: usize, const C: usize, const TURNED: bool>(strip: &Strip<F>);
+    /// Where elements are pairs: those of the same lanes of two vectors of values.
+    #[inline(always)]
+    unsafe fn across(self, _second: Self) -> Self {
+        self
+    }
+    /// Where elements are pairs: those of neighbours in this vector of values, then in `next`.
+    #[inline(always)]
+    unsafe fn along(self, _next: Self) -> Self {
+        self
+    }
+    /// [`tile`] of vectors W, compiled for the instruction set.
+    unsafe fn tile<W: Vector<F>, const R: usize, const C: usize, const TURNED: bool>(
+        strip: &Strip<F>,
+    );
 }
 
 /// [`Vector::tile`] with target features.
 macro_rules! compiled_tile {
     ($float:ty $(, $features:literal)?) => {
         #[inline(always)]
-        unsafe fn tile<const R: usize, const C: usize, const TURNED: bool>(strip: &Strip<$float>) {
+        unsafe fn tile<W: Vector<$float>, const R: usize, const C: usize, const TURNED: bool>(
+            strip: &Strip<$float>,
+        ) {
             $(#[target_feature(enable = $features)])?
             #[inline(never)]
-            unsafe fn compiled<const R: usize, const C: usize, const TURNED: bool>(
+            unsafe fn compiled<W: Vector<$float>, const R: usize, const C: usize, const TURNED: bool>(
                 strip: &Strip<$float>,
             ) {
                 // SAFETY: forwarded to the caller.
-                unsafe { tile::<$float, Of, R, C, TURNED>(strip) }
+                unsafe { tile::<$float, W, R, C, TURNED>(strip) }
             }
             // SAFETY: forwarded to the caller.
-            unsafe { compiled::<R, C, TURNED>(strip) }
+            unsafe { compiled::<W, R, C, TURNED>(strip) }
         }
     };
 }
+pub(super) use compiled_tile;
 
 /// What needs no instruction set: sixteen bytes at a time.
 #[derive(Clone, Copy)]
-pub struct Plain<F, const N: usize>([F; N]);
+pub struct Plain<F, const N: usize>(pub(super) [F; N]);
 
 macro_rules! portable {
     ($float:ident, $lanes:literal) => {
         const _: () = {
-            type Of = Plain<$float, $lanes>;
-
             // SAFETY: no instruction set is needed; pointers are the caller's.
-            unsafe impl Vector<$float> for Of {
+            unsafe impl Vector<$float> for Plain<$float, $lanes> {
                 const LANES: usize = $lanes;
                 const ROWS: [usize; 4] = [0, 0, 0, 4];
                 const ACROSS: usize = 4;
@@ -150,10 +165,8 @@ macro_rules! intrinsics {
 
 #[cfg(target_arch = "x86_64")]
 const _: () = {
-    type Of = __m512;
-
     // SAFETY: the intrinsics are those of AVX-512F.
-    unsafe impl Vector<f32> for Of {
+    unsafe impl Vector<f32> for __m512 {
         const LANES: usize = 16;
         const ROWS: [usize; 4] = [12, 12, 8, 6];
         const ACROSS: usize = 4;
@@ -202,10 +215,8 @@ const _: () = {
 
 #[cfg(target_arch = "x86_64")]
 const _: () = {
-    type Of = __m512d;
-
     // SAFETY: the intrinsics are those of AVX-512F.
-    unsafe impl Vector<f64> for Of {
+    unsafe impl Vector<f64> for __m512d {
         const LANES: usize = 8;
         const ROWS: [usize; 4] = [12, 12, 8, 6];
         const ACROSS: usize = 4;
@@ -246,10 +257,8 @@ const _: () = {
 
 #[cfg(target_arch = "x86_64")]
 const _: () = {
-    type Of = __m256;
-
     // SAFETY: the intrinsics are those of AVX and FMA.
-    unsafe impl Vector<f32> for Of {
+    unsafe impl Vector<f32> for __m256 {
         const LANES: usize = 8;
         const ROWS: [usize; 4] = [0, 6, 0, 0];
         const ACROSS: usize = 2;
@@ -291,10 +300,8 @@ const _: () = {
 
 #[cfg(target_arch = "x86_64")]
 const _: () = {
-    type Of = __m256d;
-
     // SAFETY: the intrinsics are those of AVX and FMA.
-    unsafe impl Vector<f64> for Of {
+    unsafe impl Vector<f64> for __m256d {
         const LANES: usize = 4;
         const ROWS: [usize; 4] = [0, 6, 0, 0];
         const ACROSS: usize = 2;
@@ -329,10 +336,11 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::bf16::Full;
     use crate::simd::vector_kernel;
 
     vector_kernel! {
-        fn turned[F: Element](square: &mut [F], side: &mut usize)[F] {
+        fn turned[F: Element, A: Arithmetic](square: &mut [F], side: &mut usize)[] {
             // SAFETY: compiled for the instruction set.
             let mut rows = [unsafe { V::zero() }; 16];
             *side = V::LANES;
@@ -354,7 +362,7 @@ mod tests {
         fn check<F: Element>() {
             let mut square: Vec<F> = (0..256).map(|i| F::of(f64::from(i))).collect();
             let mut side = 0;
-            turned(&mut square, &mut side);
+            turned::<F, Full>(&mut square, &mut side);
             for i in 0..side {
                 for j in 0..side {
                     assert_eq!(square[i * side + j].to_f64(), (j * side + i) as f64);
