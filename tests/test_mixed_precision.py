@@ -52,8 +52,8 @@ def test_operands_of_products_are_rounded_and_nothing_else():
     }
     for name, gradient in expected.items():
         found = before[name].astype(np.float64) - after[name]
-        # A value near the middle of two bf16 may round the other way here: half a unit, 2^-9, of one
-        # operand among dozens. In float32 alone the deviation would be 1e-6.
+        # A value near the middle of two bf16 may round the other way here: half a unit, 2^-9, of
+        # one operand among dozens. In float32 alone the deviation would be 1e-6.
         assert np.abs(found - gradient).max() < 1e-3 * np.abs(gradient).max(), name
 
 

@@ -42,8 +42,8 @@ class Trainer:
             own; the object is a definition and is not changed.
         precision: None for products in the model's dtype; "bf16" for mixed precision (models in
             float32 only): the operands of every dense product of a training step are rounded to
-            bfloat16 (8 bits of significand) and summed in float32; parameters, moments, activations,
-            losses and biases stay float32, as do prediction and evaluation. Twice as fast where the
+            bfloat16 (8 bits of significand) and summed in float32; parameters, moments, activations
+            and losses stay float32, as do prediction and evaluation. Twice as fast where the
             processor has AVX512-BF16 and the network is large (`rv.config()["bf16"]` says
             "native"); elsewhere emulated, to the same bits, slower than float32. There is no loss
             scaling, for bfloat16 has float32's range. Unlike under torch's autocast, layers
