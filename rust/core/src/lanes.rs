@@ -5,51 +5,6 @@ use crate::element::Element;
 
 pub const COUNT: usize = 16;
 
-/// Sixteen elements.
-pub type Piece<F> = [F; COUNT];
-
-/// Runs `function` over arrays of one length (the shortest counts), sixteen elements at a time, the last piece filled
-/// up with zeros: `read` holds those of the arrays that are only read, `written` those that it may change. Pieces are
-/// copies, so that the compiler knows their length and that they do not overlap.
-#[inline(always)]
-pub fn pieces<F: Element, const R: usize, const W: usize>(
-    read: [&[F]; R],
-    written: [&mut [F]; W],
-    mut function: impl FnMut(&[Piece<F>; R], &mut [Piece<F>; W]),
-) {
-    let lengths = read.iter().map(|array| array.len());
-    let lengths = lengths.chain(written.iter().map(|array| array.len()));
-    let len = lengths.min().unwrap_or(0);
-    let whole = len / COUNT;
-    let mut inputs = [[F::ZERO; COUNT]; R];
-    let mut outputs = [[F::ZERO; COUNT]; W];
-    for n in 0..whole {
-        for i in 0..R {
-            inputs[i] = read[i].as_chunks().0[n];
-        }
-        for i in 0..W {
-            outputs[i] = written[i].as_chunks().0[n];
-        }
-        function(&inputs, &mut outputs);
-        for i in 0..W {
-            written[i].as_chunks_mut().0[n] = outputs[i];
-        }
-    }
-    let rest = whole * COUNT..len;
-    if !rest.is_empty() {
-        for i in 0..R {
-            inputs[i][..rest.len()].copy_from_slice(&read[i][rest.clone()]);
-        }
-        for i in 0..W {
-            outputs[i][..rest.len()].copy_from_slice(&written[i][rest.clone()]);
-        }
-        function(&inputs, &mut outputs);
-        for i in 0..W {
-            written[i][rest.clone()].copy_from_slice(&outputs[i][..rest.len()]);
-        }
-    }
-}
-
 /// The sum of `terms` in f64.
 #[inline(always)]
 pub fn sum_f64<F: Element>(terms: impl Iterator<Item = F>) -> f64 {

@@ -12,7 +12,7 @@
 
 use crate::activation::{Activation, apply};
 use crate::element::Element;
-use crate::matrix::{PanelRef, Panels, Tile, for_each_tile};
+use crate::matrix::{Order, PanelRef, Panels, Tile, for_each_tile};
 use crate::optimizers::Update;
 use crate::pool;
 use crate::simd::bf16::{Arithmetic, Full};
@@ -180,16 +180,23 @@ fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F
     let place = &mut place[..shape.len::<F>()];
     let work = NARROWING * shape.rows * shape.cols;
     let block = shape.rows.div_ceil(pool::team(work)).min(MIN_ROWS);
-    for_each_tile(shape, [&mut *place], (block.max(1), 1), work, |mut tile| {
-        let (panel, first) = (tile.panels.start, tile.first_row);
-        let width = tile.width(panel);
-        let [out] = tile.part(panel);
-        if transposed {
-            pair_rows::<F, F::Narrow>(from, panel, first, width, out);
-        } else {
-            pair_columns::<F, F::Narrow>(from, panel, first, width, out);
-        }
-    });
+    for_each_tile(
+        shape,
+        [&mut *place],
+        (block.max(1), 1),
+        Order::Rows,
+        work,
+        |mut tile| {
+            let (panel, first) = (tile.panels.start, tile.first_row);
+            let width = tile.width(panel);
+            let [out] = tile.part(panel);
+            if transposed {
+                pair_rows::<F, F::Narrow>(from, panel, first, width, out);
+            } else {
+                pair_columns::<F, F::Narrow>(from, panel, first, width, out);
+            }
+        },
+    );
     if transposed {
         Left::Transposed(shape.of(place))
     } else {
@@ -263,11 +270,19 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
     let (rows, depth) = left.shape();
     let shape = Panels::new(rows, cols);
     let work = rows * depth * cols;
-    // The rows of the left operand that a task reads stay in the cache while it goes through the panels. As many
-    // blocks for each thread, of one size.
+    // Each thread has its own panels where those of the right operand are more to read than the rows of the left one,
+    // else its own rows. The rows of a task stay in the cache while it goes through its panels; blocks are of one size,
+    // as many for each thread.
     let team = pool::team(work);
+    let panels = shape.count::<F>();
+    let by_panels = cols > rows && panels >= team;
+    let split = if by_panels && panels.is_multiple_of(team) {
+        1
+    } else {
+        team
+    };
     let cached = (4 * CACHED / depth.max(1)).clamp(MIN_ROWS, MAX_ROWS);
-    let even = |rows: usize, most: usize| rows.div_ceil(team * rows.div_ceil(team * most));
+    let even = |rows: usize, most: usize| rows.div_ceil(split * rows.div_ceil(split * most));
     let block = match left {
         Left::Plain(_) => even(rows, cached),
         // Whole panels of the operand.
@@ -275,7 +290,12 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
     };
     // Where they do not, the panels of a task share them block by block of k.
     let group = if block * depth > CACHED { GROUP } else { 1 };
-    for_each_tile(shape, arrays, (block, group), work, |tile| {
+    let order = if by_panels {
+        Order::Panels
+    } else {
+        Order::Rows
+    };
+    for_each_tile(shape, arrays, (block, group), order, work, |tile| {
         let sums = MAX_ROWS.max(block) * group;
         F::scratch((TRANSPOSED_DEPTH + sums) * F::PANEL, |scratch| {
             multiply_tile::<F, A, E, N>(left, right, depth, tile, epilogue, scratch);

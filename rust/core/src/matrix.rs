@@ -310,6 +310,15 @@ impl<F: Element, const N: usize> Tile<'_, F, N> {
     }
 }
 
+/// Which tiles follow each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Those of the same rows, panel by panel.
+    Rows,
+    /// Those of the same panels, from the first row to the last.
+    Panels,
+}
+
 struct Base<T>(*mut T);
 // SAFETY: the pointer is only turned into slices that the callers below prove to be disjoint.
 unsafe impl<T: Send> Sync for Base<T> {}
@@ -324,12 +333,13 @@ impl<T> Base<T> {
 }
 
 /// Runs `task` on tiles of at most `block` rows of `group` panels that together cover `matrices` of one shape (empty
-/// ones are absent), over the threads of the pool when `work` (multiply-adds) is worth it. A thread gets the same
-/// rows of every panel and, where shapes agree, of one matrix after the other.
+/// ones are absent), over the threads of the pool when `work` (multiply-adds) is worth it. A thread gets tiles that
+/// follow each other in `order` and, where shapes agree, the same ones of one matrix after the other.
 pub fn for_each_tile<F: Element, const N: usize>(
     shape: Panels,
     matrices: [&mut [F]; N],
     (block, group): (usize, usize),
+    order: Order,
     work: usize,
     task: impl Fn(Tile<'_, F, N>) + Sync,
 ) {
@@ -337,9 +347,13 @@ pub fn for_each_tile<F: Element, const N: usize>(
     assert!(matrices.iter().all(|m| m.is_empty() || m.len() >= len));
     let bases = matrices.map(|m| (Base(m.as_mut_ptr()), m.is_empty()));
     let panels = shape.count::<F>();
-    let groups = panels.div_ceil(group);
-    pool::run(groups * shape.rows.div_ceil(block), work, &|index| {
-        let (first_panel, first_row) = (index % groups * group, index / groups * block);
+    let (groups, blocks) = (panels.div_ceil(group), shape.rows.div_ceil(block));
+    pool::run(groups * blocks, work, &|index| {
+        let (place, row_block) = match order {
+            Order::Rows => (index % groups, index / groups),
+            Order::Panels => (index / blocks, index % blocks),
+        };
+        let (first_panel, first_row) = (place * group, row_block * block);
         task(Tile {
             panels: first_panel..panels.min(first_panel + group),
             first_row,

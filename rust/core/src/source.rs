@@ -5,7 +5,7 @@
 use std::marker::PhantomData;
 
 use crate::element::Element;
-use crate::matrix::{Panels, for_each_tile};
+use crate::matrix::{Order, Panels, for_each_tile};
 use crate::pool;
 
 /// Rows that a task gathers.
@@ -136,15 +136,22 @@ impl<'a> Source<'a> {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
         let rows = shape.rows.div_ceil(pool::team(work)).min(ROWS);
-        for_each_tile(shape, [panels], (rows.max(1), 1), work, |mut tile| {
-            for p in tile.panels.clone() {
-                let (first, width, used) = (tile.first_row, tile.width(p), shape.used::<F>(p));
-                let [data] = tile.part(p);
-                for (i, row) in data.chunks_exact_mut(width).enumerate() {
-                    self.read(order.get(first + i), p * F::PANEL, &mut row[..used]);
+        for_each_tile(
+            shape,
+            [panels],
+            (rows.max(1), 1),
+            Order::Rows,
+            work,
+            |mut tile| {
+                for p in tile.panels.clone() {
+                    let (first, width, used) = (tile.first_row, tile.width(p), shape.used::<F>(p));
+                    let [data] = tile.part(p);
+                    for (i, row) in data.chunks_exact_mut(width).enumerate() {
+                        self.read(order.get(first + i), p * F::PANEL, &mut row[..used]);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Copies the rows named by `order` one after the other.

@@ -1,9 +1,9 @@
 //! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and AMSGrad (Reddi et al. 2018).
 
+use super::each::{each3, each4};
 use super::{Dialect, flush, power};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::lanes;
 
 /// m += (1−β1)(g−m); v = β2·v + ((1−β2)g)g; with AMSGrad v is replaced by its largest value so far; then
 ///
@@ -95,27 +95,13 @@ impl<F: Element> Step<F> {
     #[inline(always)]
     pub(super) fn apply(self, gradient: &[F], [theta, m, v, v_max]: [&mut [F]; 4]) {
         if v_max.is_empty() {
-            lanes::pieces([gradient], [theta, m, v], |[g], [theta, m, v]| {
-                for i in 0..lanes::COUNT {
-                    self.one(&mut theta[i], g[i], &mut m[i], &mut v[i], None);
-                }
+            each3(gradient, theta, m, v, |g, theta, m, v| {
+                self.one(theta, g, m, v, None)
             });
         } else {
-            lanes::pieces(
-                [gradient],
-                [theta, m, v, v_max],
-                |[g], [theta, m, v, v_max]| {
-                    for i in 0..lanes::COUNT {
-                        self.one(
-                            &mut theta[i],
-                            g[i],
-                            &mut m[i],
-                            &mut v[i],
-                            Some(&mut v_max[i]),
-                        );
-                    }
-                },
-            );
+            each4(gradient, theta, m, v, v_max, |g, theta, m, v, v_max| {
+                self.one(theta, g, m, v, Some(v_max));
+            });
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod adam;
 mod clip;
+mod each;
 mod sgd;
 
 pub use adam::Adam;

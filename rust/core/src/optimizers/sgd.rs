@@ -1,9 +1,9 @@
 //! Stochastic gradient descent with momentum.
 
+use super::each::{each1, each2};
 use super::{Dialect, flush};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::lanes;
 
 /// With γ learning rate, μ momentum, τ dampening, λ weight decay:
 ///
@@ -86,11 +86,9 @@ impl<F: Element> Step<F> {
     #[inline(always)]
     pub(super) fn apply(self, gradient: &[F], [theta, velocity, ..]: [&mut [F]; 4]) {
         if velocity.is_empty() {
-            lanes::pieces([gradient], [theta], |[g], [theta]| {
-                for (theta, &g) in theta.iter_mut().zip(g) {
-                    let g = g + self.decay * *theta;
-                    *theta = *theta * self.shrink - self.rate * g;
-                }
+            each1(gradient, theta, |g, theta| {
+                let g = g + self.decay * *theta;
+                *theta = *theta * self.shrink - self.rate * g;
             });
             return;
         }
@@ -118,13 +116,11 @@ impl<F: Element> Step<F> {
         buffer: &mut [F],
         direction: impl Fn(F, F) -> F,
     ) {
-        lanes::pieces([gradient], [theta, buffer], |[g], [theta, buffer]| {
-            for ((theta, &g), b) in theta.iter_mut().zip(g).zip(buffer) {
-                let g = g + self.decay * *theta;
-                // At the first step the buffer is zero and `fresh` is 1: b = g.
-                *b = flush(self.momentum * *b + self.fresh * g);
-                *theta -= self.rate * direction(g, *b);
-            }
+        each2(gradient, theta, buffer, |g, theta, b| {
+            let g = g + self.decay * *theta;
+            // At the first step the buffer is zero and `fresh` is 1: b = g.
+            *b = flush(self.momentum * *b + self.fresh * g);
+            *theta -= self.rate * direction(g, *b);
         });
     }
 
@@ -137,12 +133,10 @@ impl<F: Element> Step<F> {
         velocity: &mut [F],
         change: impl Fn(F, F) -> F,
     ) {
-        lanes::pieces([gradient], [theta, velocity], |[g], [theta, velocity]| {
-            for ((theta, &g), v) in theta.iter_mut().zip(g).zip(velocity) {
-                let move_now = self.rate * g;
-                *v = flush(self.momentum * *v - move_now);
-                *theta = *theta * self.shrink + change(move_now, *v);
-            }
+        each2(gradient, theta, velocity, |g, theta, v| {
+            let move_now = self.rate * g;
+            *v = flush(self.momentum * *v - move_now);
+            *theta = *theta * self.shrink + change(move_now, *v);
         });
     }
 }
