@@ -32,6 +32,8 @@ const MIN_ROWS: usize = 48;
 /// Panels of a task whose rows outgrow the cache.
 const GROUP: usize = 4;
 const MAX_ROWS: usize = 256;
+/// Rows that one register tile holds, or two.
+const FEW_ROWS: usize = 8;
 /// What rounding a pair costs, in multiply-adds of a product.
 const NARROWING: usize = 8;
 
@@ -288,15 +290,20 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
         // Whole panels of the operand.
         Left::Transposed(_) => F::PANEL * even(rows.div_ceil(F::PANEL), (cached / F::PANEL).max(1)),
     };
-    // Where they do not, the panels of a task share them block by block of k.
-    let group = if block * depth > CACHED { GROUP } else { 1 };
+    // Where they do not, the panels of a task share them block by block of k. A few rows are done before a task has
+    // begun: they get all panels.
+    let group = match rows {
+        0..FEW_ROWS => panels.div_ceil(team),
+        _ if block * depth > CACHED => GROUP,
+        _ => 1,
+    };
     let order = if by_panels {
         Order::Panels
     } else {
         Order::Rows
     };
     for_each_tile(shape, arrays, (block, group), order, work, |tile| {
-        let sums = MAX_ROWS.max(block) * group;
+        let sums = if E::APART { block * group } else { 0 };
         F::scratch((TRANSPOSED_DEPTH + sums) * F::PANEL, |scratch| {
             multiply_tile::<F, A, E, N>(left, right, depth, tile, epilogue, scratch);
         });
@@ -316,6 +323,8 @@ vector_kernel! {
         let (first_row, rows) = (tile.first_row, tile.rows);
         let (turned, apart) = scratch.split_at_mut(TRANSPOSED_DEPTH * F::PANEL);
         let step = match right {
+            // Nothing is read twice.
+            Right::Plain(_) if V::VALUES == 1 && rows < FEW_ROWS => depth.max(1),
             Right::Plain(_) if V::VALUES == 1 => DEPTH,
             _ => TRANSPOSED_DEPTH,
         };
