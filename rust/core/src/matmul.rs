@@ -26,12 +26,13 @@ const DEPTH: usize = 512;
 const TRANSPOSED_DEPTH: usize = 256;
 /// Elements of the left operand that stay in the second-level cache while a task streams the right one.
 const CACHED: usize = 1 << 17;
-/// Rows of one task: fewer would not pay for streaming the right operand, the partial sums of more would not stay in
-/// the cache.
-const MIN_ROWS: usize = 48;
+/// Most rows of one task. Blocks of the right operand are streamed, or transposed, once for them; the block of the
+/// left operand and the partial sums of more rows would not stay in the cache.
+const MAX_ROWS: usize = 512;
 /// Panels of a task whose rows outgrow the cache.
-const GROUP: usize = 4;
-const MAX_ROWS: usize = 256;
+const GROUP: usize = 2;
+/// Rows that a task narrows.
+const NARROW_ROWS: usize = 48;
 /// Rows that one register tile holds, or two.
 const FEW_ROWS: usize = 8;
 /// What rounding a pair costs, in multiply-adds of a product.
@@ -181,7 +182,7 @@ fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F
     };
     let place = &mut place[..shape.len::<F>()];
     let work = NARROWING * shape.rows * shape.cols;
-    let block = shape.rows.div_ceil(pool::team(work)).min(MIN_ROWS);
+    let block = shape.rows.div_ceil(pool::team(work)).min(NARROW_ROWS);
     for_each_tile(
         shape,
         [&mut *place],
@@ -273,8 +274,7 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
     let shape = Panels::new(rows, cols);
     let work = rows * depth * cols;
     // Each thread has its own panels where those of the right operand are more to read than the rows of the left one,
-    // else its own rows. The rows of a task stay in the cache while it goes through its panels; blocks are of one size,
-    // as many for each thread.
+    // else its own rows. Blocks of rows are of one size, as many for each thread.
     let team = pool::team(work);
     let panels = shape.count::<F>();
     let by_panels = cols > rows && panels >= team;
@@ -283,15 +283,14 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
     } else {
         team
     };
-    let cached = (4 * CACHED / depth.max(1)).clamp(MIN_ROWS, MAX_ROWS);
     let even = |rows: usize, most: usize| rows.div_ceil(split * rows.div_ceil(split * most));
     let block = match left {
-        Left::Plain(_) => even(rows, cached),
+        Left::Plain(_) => even(rows, MAX_ROWS),
         // Whole panels of the operand.
-        Left::Transposed(_) => F::PANEL * even(rows.div_ceil(F::PANEL), (cached / F::PANEL).max(1)),
+        Left::Transposed(_) => F::PANEL * even(rows.div_ceil(F::PANEL), MAX_ROWS / F::PANEL),
     };
-    // Where they do not, the panels of a task share them block by block of k. A few rows are done before a task has
-    // begun: they get all panels.
+    // Where the rows of a task outgrow the cache, its panels share them block by block of k. A few rows are done before
+    // a task has begun: they get all panels.
     let group = match rows {
         0..FEW_ROWS => panels.div_ceil(team),
         _ if block * depth > CACHED => GROUP,
