@@ -60,7 +60,8 @@ def test_operands_of_products_are_rounded_and_nothing_else():
 def test_it_is_another_arithmetic_than_float32():
     *_, narrow, _ = one_step("bf16")
     *_, full, _ = one_step(None)
-    for name, value in full.items():
+    for name in ("0.weight", "1.weight", "2.weight"):
+        value = full[name]
         difference = np.abs(narrow[name] - value).max() / np.abs(value).max()
         assert 1e-6 < difference < 5e-2, name
 

@@ -8,7 +8,12 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
 use crate::math::{exp, ln, ln_1p, sigmoid};
+use crate::matrix::for_each_block;
+use crate::pool;
 use crate::simd::kernel;
+
+/// What an element of a loss costs, in multiply-adds of a product.
+const WORK: usize = 32;
 
 /// A loss with its options.
 #[derive(Debug, Clone, PartialEq)]
@@ -183,9 +188,42 @@ impl Loss {
         rows: usize,
         d_output: &mut [F],
     ) -> f64 {
-        let mut value = 0.0;
-        evaluate(self, output, target, weights, rows, d_output, &mut value);
-        value
+        if rows == 0 {
+            return 0.0;
+        }
+        let outputs = output.len() / rows;
+        let whole = weight_sum(weights, rows);
+        if let (Target::Values(y), None, 1, true) =
+            (target, weights, outputs, self.is_elementwise())
+        {
+            let mut value = 0.0;
+            evaluate_column(self, output, &y[..rows], whole, d_output, &mut value);
+            return value;
+        }
+        let width = self.target_width(outputs).unwrap_or(outputs);
+        let work = WORK * output.len();
+        let size = rows
+            .div_ceil(pool::team(work))
+            .next_multiple_of(lanes::COUNT);
+        f64::scratch(rows, |terms| {
+            let gradient = (&mut d_output[..rows * outputs], size * outputs);
+            for_each_block(
+                gradient,
+                (&mut *terms, size),
+                work,
+                |block, d_output, terms| {
+                    let (first, count) = (block * size, terms.len());
+                    let output = &output[first * outputs..][..count * outputs];
+                    let target = match target {
+                        Target::Values(y) => Target::Values(&y[first * width..][..count * width]),
+                        Target::Labels(labels) => Target::Labels(&labels[first..][..count]),
+                    };
+                    let weights = weights.map(|weights| &weights[first..][..count]);
+                    evaluate(self, output, target, weights, whole, d_output, terms);
+                },
+            );
+            lanes::sum(terms.iter().copied()) / whole
+        })
     }
 
     /// Weight of the rows (cross-entropy) or elements whose class is right, over the weight of all.
@@ -242,18 +280,35 @@ pub fn weight_sum(weights: Option<&[f64]>, rows: usize) -> f64 {
 }
 
 kernel! {
+    /// A loss of one column: the rows themselves are the lanes.
+    fn evaluate_column[F: Element](
+        loss: &Loss,
+        output: &[F],
+        target: &[F],
+        whole: f64,
+        d_output: &mut [F],
+        value: &mut f64,
+    )[F] {
+        *value = row_of_values(loss, output, target, d_output) / whole;
+        let scale = F::of(1.0 / whole);
+        for d in d_output {
+            *d *= scale;
+        }
+    }
+}
+
+kernel! {
+    /// Weighted loss and gradient of each row, `whole` being the weight of all rows of the batch.
     fn evaluate[F: Element](
         loss: &Loss,
         output: &[F],
         target: Target<'_, F>,
         weights: Option<&[f64]>,
-        rows: usize,
+        whole: f64,
         d_output: &mut [F],
-        value: &mut f64,
+        terms: &mut [f64],
     )[F] {
-        if rows == 0 {
-            return;
-        }
+        let rows = terms.len();
         let outputs = output.len() / rows;
         let width = loss.target_width(outputs).unwrap_or(outputs);
         // Elements whose mean is a row's loss.
@@ -262,22 +317,11 @@ kernel! {
             Loss::GaussianNll => width,
             _ => outputs,
         };
-        let whole = weight_sum(weights, rows);
-        if let (Target::Values(y), None, 1, true) = (target, weights, outputs, loss.is_elementwise()) {
-            // One column: the rows themselves are the lanes.
-            *value = row_of_values(loss, output, &y[..rows], d_output) / whole;
-            let scale = F::of(1.0 / whole);
-            for d in d_output {
-                *d *= scale;
-            }
-            return;
-        }
-        let mut sums = [0.0; lanes::COUNT];
         let narrow = match (loss, target) {
             (&Loss::CrossEntropy { label_smoothing: 0.0 }, Target::Labels(labels))
                 if outputs <= lanes::COUNT =>
             {
-                narrow_cross_entropy(output, labels, weights, whole, d_output, &mut sums)
+                narrow_cross_entropy(output, labels, weights, whole, d_output, terms)
             }
             _ => 0,
         };
@@ -301,13 +345,13 @@ kernel! {
                 for d in d {
                     *d *= scale;
                 }
-                sums[row % lanes::COUNT] += weight * (row_loss / elements as f64);
+                terms[row] = weight * (row_loss / elements as f64);
             } else {
                 // A row of weight 0 is absent, whatever its loss.
                 d.fill(F::ZERO);
+                terms[row] = 0.0;
             }
         }
-        *value = lanes::total(sums) / whole;
     }
 }
 
@@ -321,7 +365,7 @@ fn narrow_cross_entropy<F: Element>(
     weights: Option<&[f64]>,
     whole: f64,
     d_output: &mut [F],
-    sums: &mut [f64; lanes::COUNT],
+    terms: &mut [f64],
 ) -> usize {
     const ROWS: usize = lanes::COUNT;
     let outputs = output.len() / labels.len();
@@ -377,11 +421,13 @@ fn narrow_cross_entropy<F: Element>(
                 d[i * outputs + j] = if weight[i] > 0.0 { slope } else { F::ZERO };
             }
         }
-        for i in 0..ROWS {
+        for (i, term) in terms[block * ROWS..][..ROWS].iter_mut().enumerate() {
             // A row of weight 0 is absent, whatever its loss.
-            if weight[i] > 0.0 {
-                sums[i] += weight[i] * nll[i].to_f64();
-            }
+            *term = if weight[i] > 0.0 {
+                weight[i] * nll[i].to_f64()
+            } else {
+                0.0
+            };
         }
     }
     blocks * ROWS

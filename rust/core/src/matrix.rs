@@ -26,6 +26,8 @@ const ALIGN: usize = 64;
 /// Bytes from which on a buffer asks for huge pages.
 const HUGE: usize = 4 << 20;
 const HUGE_PAGE: usize = 2 << 20;
+/// What copying an element costs, in multiply-adds of a product.
+const COPYING: usize = 4;
 /// Elements that one task scans.
 const CHUNK: usize = 1 << 16;
 
@@ -210,14 +212,24 @@ impl Panels {
 
     /// Copies row-major values out.
     pub fn unpack<F: Element>(self, panels: &[F], values: &mut [F]) {
-        for p in 0..self.count::<F>() {
-            let used = self.used::<F>(p);
-            for row in 0..self.rows {
-                let to = row * self.cols + p * F::PANEL;
-                let from = self.row::<F>(p, row).start;
-                values[to..to + used].copy_from_slice(&panels[from..from + used]);
-            }
-        }
+        let len = self.rows * self.cols;
+        let rows = self.rows.div_ceil(pool::team(COPYING * len)).max(1);
+        let size = (rows * self.cols).max(1);
+        for_each_chunk(
+            [&mut values[..len]],
+            size,
+            COPYING * len,
+            |start, [values]| {
+                let first = start / self.cols;
+                for p in 0..self.count::<F>() {
+                    let (to, used) = (p * F::PANEL, self.used::<F>(p));
+                    for (i, row) in values.chunks_exact_mut(self.cols).enumerate() {
+                        let from = self.row::<F>(p, first + i).start;
+                        row[to..to + used].copy_from_slice(&panels[from..from + used]);
+                    }
+                }
+            },
+        );
     }
 
     /// Copies the transpose of row-major `values` (cols x rows) in; the padding is left as it is.
@@ -385,6 +397,25 @@ pub fn for_each_chunk<T: Plain, const N: usize>(
             unsafe { base.slice(range) }
         });
         task(range.start, chunks);
+    });
+}
+
+/// Runs `task(block, a, b)` on blocks of two arrays, which are divided into as many.
+pub fn for_each_block<A: Plain, B: Plain>(
+    (a, a_size): (&mut [A], usize),
+    (b, b_size): (&mut [B], usize),
+    work: usize,
+    task: impl Fn(usize, &mut [A], &mut [B]) + Sync,
+) {
+    let blocks = a.len().div_ceil(a_size);
+    assert_eq!(blocks, b.len().div_ceil(b_size));
+    let (a_len, b_len) = (a.len(), b.len());
+    let (a, b) = (Base(a.as_mut_ptr()), Base(b.as_mut_ptr()));
+    pool::run(blocks, work, &|index| {
+        let range = |size: usize, len: usize| index * size..len.min((index + 1) * size);
+        // SAFETY: blocks of different indices are disjoint and end at the arrays' lengths.
+        let (a, b) = unsafe { (a.slice(range(a_size, a_len)), b.slice(range(b_size, b_len))) };
+        task(index, a, b);
     });
 }
 

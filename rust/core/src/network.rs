@@ -13,10 +13,14 @@ use crate::error::{Error, Result};
 use crate::layers::{DInput, batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
 use crate::matmul::{BiasActivation, Gate, Left, Right, Store, product};
-use crate::matrix::{Buffer, Panels};
+use crate::matrix::{Buffer, Order, Panels, for_each_tile};
 use crate::optimizers::{OptimizerState, Update};
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot};
+use crate::pool;
 use crate::rng::{Purpose, Stream};
+
+/// What an element of the output's gradient costs on its way into panels, in multiply-adds of a product.
+const RECEIVING: usize = 4;
 
 /// A network: its plan, its parameters and the running statistics of its normalisations.
 pub struct Network<F: Element> {
@@ -696,17 +700,35 @@ fn receive<F: Element>(node: Node, rows: usize, d_output: &[F], delta: &mut [F])
         (node.outputs, 1)
     };
     let gated = node.gated();
-    for p in 0..shape.count::<F>() {
-        for row in 0..shape.rows {
-            let from = d_output[row * row_step + p * F::PANEL * col_step..]
-                .iter()
-                .step_by(col_step);
-            let to = &mut delta[shape.row::<F>(p, row)][..shape.used::<F>(p)];
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = if gated { from * *to } else { from };
+    let work = RECEIVING * shape.rows * shape.cols;
+    let block = shape.rows.div_ceil(pool::team(work));
+    for_each_tile(
+        shape,
+        [&mut *delta],
+        (block, 1),
+        Order::Rows,
+        work,
+        |mut tile| {
+            let (p, first) = (tile.panels.start, tile.first_row);
+            let (width, used) = (tile.width(p), shape.used::<F>(p));
+            let [delta] = tile.part(p);
+            for (row, to) in delta.chunks_exact_mut(width).enumerate() {
+                let from = &d_output[(first + row) * row_step + p * F::PANEL * col_step..];
+                let to = &mut to[..used];
+                if col_step > 1 {
+                    for (to, &from) in to.iter_mut().zip(from.iter().step_by(col_step)) {
+                        *to = if gated { from * *to } else { from };
+                    }
+                } else if gated {
+                    for (to, &from) in to.iter_mut().zip(from) {
+                        *to = from * *to;
+                    }
+                } else {
+                    to.copy_from_slice(&from[..used]);
+                }
             }
-        }
-    }
+        },
+    );
     clear_padding(shape, delta);
 }
 

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 /// Work (multiply-adds) of a call below which it stays on the calling thread while helpers spin.
 const HOT_WORK: usize = 1 << 16;
 /// The same where helpers may have to be woken, and for the rounds of a session (a training step, a prediction).
-const COLD_WORK: usize = 1 << 20;
+const COLD_WORK: usize = 1 << 22;
 /// Ranges that tasks are divided into at most.
 const RANGES: usize = 64;
 /// Turns a helper spins in a session before it sleeps: about a millisecond.

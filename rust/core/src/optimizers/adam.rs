@@ -96,7 +96,7 @@ impl<F: Element> Step<F> {
     pub(super) fn apply(self, gradient: &[F], [theta, m, v, v_max]: [&mut [F]; 4]) {
         if v_max.is_empty() {
             each3(gradient, theta, m, v, |g, theta, m, v| {
-                self.one(theta, g, m, v, None)
+                self.one(theta, g, m, v, None);
             });
         } else {
             each4(gradient, theta, m, v, v_max, |g, theta, m, v, v_max| {
