@@ -135,12 +135,12 @@ impl Data<'_> {
             }
             self.x.read::<F>(row, 0, &mut features);
             if !nan_allowed {
-                check_finite(&features, &self.name("X"), row)?;
+                check_finite(&features, || self.name("X"), row)?;
             }
             match &self.targets {
                 Some(Targets::Values(y)) => {
                     y.read(row, 0, &mut values);
-                    check_finite(&values, &self.name("y"), row)?;
+                    check_finite(&values, || self.name("y"), row)?;
                     if let Objective::Core(loss) = objective
                         && let Some(expected) = loss.target_fault(&values)
                     {
@@ -189,11 +189,11 @@ impl Data<'_> {
     }
 }
 
-fn check_finite<F: Element>(values: &[F], name: &str, row: usize) -> Result<()> {
+fn check_finite<F: Element>(values: &[F], name: impl FnOnce() -> String, row: usize) -> Result<()> {
     match values.iter().position(|value| !value.finite()) {
         None => Ok(()),
         Some(column) => Err(Error::argument(
-            name,
+            name(),
             "finite numbers",
             format!("{} in row {row}, column {column}", values[column]),
         )),
