@@ -489,20 +489,6 @@ def test_importing_writes_and_warns_nothing_and_leaves_signals_alone():
     assert found == [True, 0]
 
 
-def test_importing_is_quick():
-    found = python(
-        """
-        import json, time
-        import numpy
-        begun = time.perf_counter()
-        import ranvier
-        print(json.dumps(time.perf_counter() - begun))
-        """
-    )
-    sys.stdout.write(f"import ranvier after numpy: {1000 * found:.0f} ms\n")
-    assert found < 0.3
-
-
 def test_the_process_ends_while_helpers_sleep_or_work():
     found = python(
         """

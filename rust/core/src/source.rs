@@ -89,24 +89,35 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Copies columns `[first, first + out.len())` of `row`.
-    #[inline]
-    pub fn read<F: Element>(&self, row: usize, first: usize, out: &mut [F]) {
-        assert!(row < self.rows && first + out.len() <= self.cols);
-        let item = size_of::<F>() as isize;
+    /// Whether rows are stretches of memory that hold elements of type F.
+    #[inline(always)]
+    fn contiguous<F: Element>(&self) -> bool {
         let same = matches!(
             (self.kind, F::NAME),
             (SourceType::F32, "f32") | (SourceType::F64, "f64")
         );
-        if same && self.col_stride == item {
-            let offset = row as isize * self.row_stride + first as isize * item;
-            // SAFETY: the elements of the row are contiguous and of type F; both ends were checked.
-            unsafe {
-                let (from, to) = (self.start.offset(offset), out.as_mut_ptr().cast());
-                copy(from, to, size_of_val(out));
-            }
-            return;
+        same && self.col_stride == size_of::<F>() as isize
+    }
+
+    /// [`Self::read`] where rows are contiguous.
+    #[inline(always)]
+    fn copy<F: Element>(&self, row: usize, first: usize, out: &mut [F]) {
+        assert!(row < self.rows && first + out.len() <= self.cols && self.contiguous::<F>());
+        let offset = row as isize * self.row_stride + (first * size_of::<F>()) as isize;
+        // SAFETY: the elements of the row are contiguous and of type F; both ends were checked.
+        unsafe {
+            let (from, to) = (self.start.offset(offset), out.as_mut_ptr().cast());
+            copy(from, to, size_of_val(out));
         }
+    }
+
+    /// Copies columns `[first, first + out.len())` of `row`.
+    #[inline]
+    pub fn read<F: Element>(&self, row: usize, first: usize, out: &mut [F]) {
+        if self.contiguous::<F>() {
+            return self.copy(row, first, out);
+        }
+        assert!(row < self.rows && first + out.len() <= self.cols);
         match self.kind {
             SourceType::F32 => self.convert(row, first, out, |v: f32| F::of(f64::from(v))),
             SourceType::F64 => self.convert(row, first, out, |v: f64| F::of(v)),
@@ -146,8 +157,15 @@ impl<'a> Source<'a> {
                 for p in tile.panels.clone() {
                     let (first, width, used) = (tile.first_row, tile.width(p), shape.used::<F>(p));
                     let [data] = tile.part(p);
-                    for (i, row) in data.chunks_exact_mut(width).enumerate() {
-                        self.read(order.get(first + i), p * F::PANEL, &mut row[..used]);
+                    let rows = data.chunks_exact_mut(width).enumerate();
+                    if self.contiguous::<F>() {
+                        for (i, row) in rows {
+                            self.copy(order.get(first + i), p * F::PANEL, &mut row[..used]);
+                        }
+                    } else {
+                        for (i, row) in rows {
+                            self.read(order.get(first + i), p * F::PANEL, &mut row[..used]);
+                        }
                     }
                 }
             },
