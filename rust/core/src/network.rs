@@ -196,9 +196,9 @@ impl<F: Element> Network<F> {
         self.slots.iter().map(Slot::count).sum()
     }
 
-    /// Multiply-adds of a training step on `rows` rows, about.
+    /// Work of a training step on `rows` rows, in multiply-adds: an update of a parameter counts as twenty.
     pub fn step_work(&self, rows: usize) -> usize {
-        self.parameters.len().saturating_mul(3 * rows)
+        self.parameters.len().saturating_mul(3 * rows + 20)
     }
 
     /// Work of a row's forward pass, in multiply-adds: a value that passes through a function counts as sixteen.
