@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ class UnavailableError(Exception):
     """The contestant cannot run this workload here; the message says why."""
 
 
-class Trainee:
+class Trainee(ABC):
     """A contestant in training: the same network, data and weights for each."""
 
     precision: str | None = None
@@ -34,17 +35,17 @@ class Trainee:
         self.X, self.y = X, y
         self.version = self.build(layers)
 
+    @abstractmethod
     def build(self, layers: Layers) -> str:
         """Imports the library, makes the network with these weights, returns the version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train(self, epochs: int) -> None:
         """Goes on training; returns when it is done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layers(self) -> Layers:
         """The weights as they are now."""
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Callable[[], None]]:
         """Settings of which the fastest is to be used, the usual one first: name and setter."""
@@ -416,21 +417,23 @@ class JaxTrainee(Trainee):
         return tree_map(update, parameters, m, v), m, v, steps
 
 
-class Predictor:
-    """A contestant in prediction, from a NumPy array to a NumPy array."""
+class Predictor(ABC):
+    """A contestant in prediction, from a NumPy array to a NumPy array.
+
+    Attributes:
+        predict: raw outputs of rows; a method, or what `build` finds in the library.
+    """
+
+    predict: Callable[[np.ndarray], np.ndarray]
 
     def __init__(self, workload: Workload, layers: Layers, threads: int) -> None:
         self.workload = workload
         self.threads = threads
         self.version = self.build(layers)
 
+    @abstractmethod
     def build(self, layers: Layers) -> str:
         """Imports the library, makes the network with these weights, returns the version."""
-        raise NotImplementedError
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Raw outputs."""
-        raise NotImplementedError
 
 
 class RanvierPredictor(Predictor):
