@@ -158,35 +158,33 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
 
 /// Elements that a left operand takes in pairs.
 pub fn narrow_len<F: Element>(left: Panels, transposed: bool) -> usize {
-    let (rows, cols) = (left.rows, left.cols);
+    in_pairs(left, transposed).len::<F>()
+}
+
+/// Shape of a left operand in pairs along its depth.
+fn in_pairs(left: Panels, transposed: bool) -> Panels {
     if transposed {
-        Panels::new(rows.div_ceil(2), cols).len::<F>()
+        Panels::new(left.rows.div_ceil(2), left.cols)
     } else {
-        Panels::new(rows, cols.div_ceil(2)).len::<F>()
+        Panels::new(left.rows, left.cols.div_ceil(2))
     }
 }
 
 /// The operand in pairs along its depth, written to `place`.
 fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F> {
-    let (from, shape, transposed) = match left {
-        Left::Plain(from) => (
-            from,
-            Panels::new(from.shape.rows, from.shape.cols.div_ceil(2)),
-            false,
-        ),
-        Left::Transposed(from) => (
-            from,
-            Panels::new(from.shape.rows.div_ceil(2), from.shape.cols),
-            true,
-        ),
+    let (from, transposed) = match left {
+        Left::Plain(from) => (from, false),
+        Left::Transposed(from) => (from, true),
     };
+    let shape = in_pairs(from.shape, transposed);
     let place = &mut place[..shape.len::<F>()];
     let work = NARROWING * shape.rows * shape.cols;
-    let block = shape.rows.div_ceil(pool::team(work)).min(NARROW_ROWS);
+    let block = shape.rows.div_ceil(pool::team(work)).clamp(1, NARROW_ROWS);
+    let tiles = (block, 1);
     for_each_tile(
         shape,
         [&mut *place],
-        (block.max(1), 1),
+        tiles,
         Order::Rows,
         work,
         |mut tile| {
@@ -194,7 +192,9 @@ fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F
             let width = tile.width(panel);
             let [out] = tile.part(panel);
             if transposed {
-                pair_rows::<F, F::Narrow>(from, panel, first, width, out);
+                let end = from.shape.rows.min(2 * (first + out.len() / width));
+                let rows = &from.panel(panel)[2 * first * width..end * width];
+                pair_rows::<F, F::Narrow>(rows, width, out);
             } else {
                 pair_columns::<F, F::Narrow>(from, panel, first, width, out);
             }
@@ -207,28 +207,9 @@ fn narrowed<'a, F: Element>(left: Left<'_, F>, place: &'a mut [F]) -> Left<'a, F
     }
 }
 
-kernel! {
-    /// Rows of pairs from `first` on: each of two rows; the row after the last one is zero.
-    fn pair_rows[F: Element, A: Arithmetic<F>](
-        from: PanelRef<'_, F>,
-        panel: usize,
-        first: usize,
-        width: usize,
-        out: &mut [F],
-    )[F, A] {
-        for (row, out) in out.chunks_exact_mut(width).enumerate() {
-            let row = 2 * (first + row);
-            let firsts = from.row(panel, row);
-            if row + 1 < from.shape.rows {
-                for ((out, &a), &b) in out.iter_mut().zip(firsts).zip(from.row(panel, row + 1)) {
-                    *out = A::pair(a, b);
-                }
-            } else {
-                for (out, &a) in out.iter_mut().zip(firsts) {
-                    *out = A::pair(a, F::ZERO);
-                }
-            }
-        }
+vector_kernel! {
+    fn pair_rows[F: Element, A: Arithmetic](from: &[F], width: usize, out: &mut [F])[] {
+        pair_block::<F, V>(from, width, out);
     }
 }
 
@@ -585,6 +566,17 @@ mod tests {
             check::<f32>((13, k, 90));
             check::<f64>((MAX_ROWS + 1, k, 17));
         }
+    }
+
+    /// Panels by threads and rows by threads, groups of panels that share the left operand, a group that is cut short.
+    #[test]
+    fn groups_of_panels_and_shares_of_threads_change_no_bit() {
+        let depth = 2 * DEPTH + 70;
+        for (rows, cols) in [(200, 150), (130, 300), (130, 256), (7, 300)] {
+            check::<f32>((rows, depth, cols));
+            check_narrow((rows, 2 * depth + 1, cols), 1.0);
+        }
+        check::<f64>((200, depth, 150));
     }
 
     #[test]

@@ -33,7 +33,8 @@ vector_kernel! {
     }
 }
 
-/// Floating-point operations per second, in one arithmetic, of `threads` threads that do nothing but fused multiply-adds for so long.
+/// Floating-point operations per second, in one arithmetic, of `threads` threads that do nothing but fused
+/// multiply-adds for so long.
 pub fn fma_peak<F: Element, A: Arithmetic<F>>(threads: usize, time: Duration) -> f64 {
     let rate = || {
         let mut flops = 0.0;
