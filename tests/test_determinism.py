@@ -70,6 +70,18 @@ NETWORKS = {
         *(16, chain([64, 130], "softplus"), "poisson", 1),
         *(rv.SGD(momentum=0.5, dialect="keras", clip_value=0.01), "float64", 64, 64),
     ),
+    # Batches whose steps are shared among threads.
+    "edges shared": (130, chain(WIDTHS), "mse", 3, rv.SGD(momentum=0.9), "float32", 520, 257),
+    "edges shared float64": (
+        *(65, chain(WIDTHS[::-1], "tanh"), "huber", 2),
+        *(rv.Adam(), "float64", 520, 257),
+    ),
+    "edges shared bf16": (130, chain(WIDTHS), "mse", 3, rv.Adam(), "bf16", 520, 257),
+    "clipped shared": (
+        *(64, normalized(65), "gaussian_nll", 16, rv.Adam(clip_norm=0.1)),
+        *("float32", 520, 257),
+    ),
+    "many classes": (17, chain([257]), "cross_entropy", 130, rv.Adam(), "float32", 520, 257),
     "one by one": (
         1,
         chain([1, 16], "mish"),
@@ -167,15 +179,16 @@ def test_any_number_of_threads_gives_the_same_bits(name, threads, expected):
     assert digest(name) == expected[name]
 
 
-def test_the_networks_are_large_enough_for_threads():
-    """A product below 2^18 multiply-adds stays on one thread; ask the system whether it did."""
+@pytest.mark.parametrize("name", [name for name in NETWORKS if NETWORKS[name][-1] > 128])
+def test_the_networks_are_large_enough_for_threads(name):
+    """A step below 2^22 multiply-adds stays on one thread; ask the system whether it did."""
     code = (
         "import os, sys; sys.argv = ['', '3']\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import test_determinism as t, ranvier as rv\n"
         "rv.set_num_threads(3)\n"
         "before = len(os.listdir('/proc/self/task'))\n"
-        "t.train('wide adam'); t.train('normalized clipped')\n"
+        f"t.train({name!r})\n"
         "print(len(os.listdir('/proc/self/task')) - before)\n"
     )
     done = run(code=code)

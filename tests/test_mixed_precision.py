@@ -147,5 +147,7 @@ def test_other_precisions_are_refused_by_name(precision, dtype, error, words):
 def test_the_trainer_and_the_configuration_say_what_they_use():
     model = rv.Sequential([rv.Dense(2)], input_size=3)
     assert rv.Trainer(model, loss="mse").precision is None
-    assert rv.Trainer(model, loss="mse", precision="bf16").precision == "bf16"
+    trainer = rv.Trainer(model, loss="mse", precision="bf16")
+    assert trainer.precision == "bf16"
+    assert "precision='bf16'" in repr(trainer)
     assert rv.config()["bf16"] in ("native", "emulated")

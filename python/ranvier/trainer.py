@@ -125,9 +125,10 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Definition and progress."""
+        precision = "" if self._precision is None else f"precision={self._precision!r} "
         return (
-            f"<Trainer loss={self._loss!r} optimizer={self._optimizer!r} seed={self._seed} "
-            f"epoch={self.epoch} step={self.step}>"
+            f"<Trainer loss={self._loss!r} optimizer={self._optimizer!r} {precision}"
+            f"seed={self._seed} epoch={self.epoch} step={self.step}>"
         )
 
     def __reduce__(self) -> Any:
