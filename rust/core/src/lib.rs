@@ -15,6 +15,7 @@
 //!   training step allocates nothing.
 
 pub mod activation;
+mod backward;
 pub mod data;
 pub mod element;
 pub mod error;

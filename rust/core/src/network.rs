@@ -5,26 +5,19 @@
 //! for a number of rows. In training the forward pass of an elementwise layer stores its derivative where
 //! the gradient of its output will come, so the layer behind only has to multiply (its "gate").
 
-use std::ops::Range;
-
 use crate::activation::apply;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::layers::{DInput, batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
+use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
-use crate::matmul::{BiasActivation, Gate, Left, Right, Store, product};
-use crate::matrix::{Buffer, Order, Panels, for_each_tile};
-use crate::optimizers::{OptimizerState, Update};
+use crate::matmul::{BiasActivation, Left, Right, product};
+use crate::matrix::{Buffer, Panels};
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot};
-use crate::pool;
 use crate::rng::{Purpose, Stream};
-
-/// What an element of the output's gradient costs on its way into panels, in multiply-adds of a product.
-const RECEIVING: usize = 4;
 
 /// A network: its plan, its parameters and the running statistics of its normalisations.
 pub struct Network<F: Element> {
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     pub slots: Vec<Slot>,
     pub state_slots: Vec<Slot>,
     pub parameters: Buffer<F>,
@@ -89,13 +82,13 @@ pub struct Workspace<F: Element> {
     pub rows: usize,
     backward: bool,
     /// values[l] is the input of node l, values[l + 1] its output.
-    values: Vec<Buffer<F>>,
+    pub(crate) values: Vec<Buffer<F>>,
     /// deltas[l] is first the derivative that node l - 1 left, then the gradient of values[l].
-    deltas: Vec<Buffer<F>>,
-    statistics: Vec<Buffer<F>>,
-    d_input: bool,
+    pub(crate) deltas: Vec<Buffer<F>>,
+    pub(crate) statistics: Vec<Buffer<F>>,
+    pub(crate) d_input: bool,
     /// Where products are in bf16, the place for their left operands.
-    narrow: Option<Buffer<F>>,
+    pub(crate) narrow: Option<Buffer<F>>,
     /// Row-major output of the last forward pass, and the place for its gradient.
     pub output: Buffer<F>,
     pub d_output: Buffer<F>,
@@ -383,49 +376,6 @@ impl<F: Element> Network<F> {
         }
     }
 
-    /// From `workspace.d_output` (row-major, of the last forward pass) to the gradient of every parameter in
-    /// `gradient` and, where the workspace was planned for it, of the input.
-    pub fn backward(
-        &self,
-        workspace: &mut Workspace<F>,
-        rows: usize,
-        pass: Pass<'_>,
-        gradient: &mut [F],
-    ) {
-        Backward {
-            nodes: &self.nodes,
-            slots: &self.slots,
-            parameters: Parameters::Fixed(&self.parameters),
-            gradient,
-            rows,
-            pass,
-        }
-        .run(workspace);
-    }
-
-    /// The same, and each parameter is updated as soon as its gradient is known: the gradient of a weight
-    /// exists tile by tile only. `gradient` is scratch.
-    pub fn backward_and_update(
-        &mut self,
-        workspace: &mut Workspace<F>,
-        rows: usize,
-        pass: Pass<'_>,
-        gradient: &mut [F],
-        update: Update<F>,
-        state: &mut OptimizerState<F>,
-    ) {
-        Backward {
-            nodes: &self.nodes,
-            slots: &self.slots,
-            parameters: Parameters::Updated(update, state.moments(&mut self.parameters)),
-            gradient,
-            rows,
-            pass,
-        }
-        .run(workspace);
-        state.step += 1;
-    }
-
     /// Moves the running statistics towards those of the workspace's last training pass. A batch with fewer
     /// than two rows of positive weight says nothing about a variance and is passed over.
     pub fn track_statistics(&mut self, workspace: &Workspace<F>, rows: usize, pass: Pass<'_>) {
@@ -448,231 +398,6 @@ impl<F: Element> Network<F> {
     }
 }
 
-/// The parameters during a backward pass.
-enum Parameters<'a, F> {
-    Fixed(&'a [F]),
-    /// With their moments.
-    Updated(Update<F>, [&'a mut [F]; 4]),
-}
-
-/// A backward pass.
-struct Backward<'a, F> {
-    nodes: &'a [Node],
-    slots: &'a [Slot],
-    parameters: Parameters<'a, F>,
-    gradient: &'a mut [F],
-    rows: usize,
-    pass: Pass<'a>,
-}
-
-/// What the forward pass left for one node.
-struct Stored<'a, F> {
-    input: &'a [F],
-    output: &'a [F],
-    statistics: &'a [F],
-}
-
-impl<F: Element> Backward<'_, F> {
-    fn run(mut self, workspace: &mut Workspace<F>) {
-        let depth = self.nodes.len();
-        let last = self.nodes[depth - 1];
-        receive(
-            last,
-            self.rows,
-            &workspace.d_output,
-            &mut workspace.deltas[depth],
-        );
-        for l in (0..depth).rev() {
-            let node = self.nodes[l];
-            let (before, after) = workspace.deltas.split_at_mut(l + 1);
-            let d_output = &after[0][..node.output_shape(self.rows).len::<F>()];
-            let inputs = Panels::new(self.rows, node.inputs);
-            let d_input = (l > 0 || workspace.d_input).then(|| DInput {
-                data: &mut before[l][..inputs.len::<F>()],
-                gated: l > 0 && self.nodes[l - 1].gated(),
-            });
-            let stored = Stored {
-                input: &workspace.values[l],
-                output: &workspace.values[l + 1],
-                statistics: &workspace.statistics[l],
-            };
-            self.node(
-                node,
-                stored,
-                d_output,
-                d_input,
-                workspace.narrow.as_deref_mut(),
-            );
-        }
-    }
-
-    fn node(
-        &mut self,
-        node: Node,
-        stored: Stored<'_, F>,
-        d_output: &[F],
-        d_input: Option<DInput<'_, F>>,
-        mut narrow: Option<&mut [F]>,
-    ) {
-        let inputs = Panels::new(self.rows, node.inputs);
-        match node.op {
-            Op::Dense {
-                weight,
-                bias,
-                turned,
-                ..
-            } => {
-                let d_output = node.output_shape(self.rows).of(d_output);
-                if let Some(d_input) = d_input {
-                    let weight = self.slots[weight].panels.of(self.parameter(weight));
-                    let (left, right) = if turned {
-                        (Left::Transposed(d_output), Right::Plain(weight))
-                    } else {
-                        (Left::Plain(d_output), Right::Transposed(weight))
-                    };
-                    let narrow = narrow.as_deref_mut();
-                    if d_input.gated {
-                        product(left, right, [d_input.data], Gate, narrow);
-                    } else {
-                        product(left, right, [d_input.data], Store, narrow);
-                    }
-                }
-                let input = inputs.of(stored.input);
-                let (left, right) = if turned {
-                    (Left::Plain(d_output), Right::Plain(input))
-                } else {
-                    (Left::Transposed(input), Right::Plain(d_output))
-                };
-                self.weight_gradient(weight, left, right, narrow);
-                if let Some(bias) = bias {
-                    if turned {
-                        pointwise::row_sums(d_output, self.gradient(bias));
-                    } else {
-                        pointwise::column_sums(d_output, self.gradient(bias));
-                    }
-                    self.update(bias, 1);
-                }
-            }
-            Op::Pointwise(_) | Op::Dropout { .. } => {
-                if let Some(d_input) = d_input {
-                    pointwise::pass_on(d_output, d_input);
-                }
-            }
-            Op::PRelu { slope } => {
-                let value = self.parameter(slope)[0];
-                let d_slope = &mut self.gradient(slope)[0];
-                pointwise::prelu_backward(value, inputs, stored.input, d_output, d_slope, d_input);
-                self.update(slope, 1);
-            }
-            Op::LayerNorm { weight, .. } => {
-                let (value, d_weight, d_bias) = self.affine(weight);
-                layer_norm::backward(
-                    inputs,
-                    value,
-                    stored.input,
-                    stored.statistics,
-                    d_output,
-                    d_weight,
-                    d_bias,
-                    d_input,
-                );
-                self.update(weight, 2);
-            }
-            Op::BatchNorm { weight, .. } => {
-                let width = Panels::new(1, node.outputs).len::<F>();
-                let (mean, scale) = (&stored.statistics[..width], &stored.statistics[2 * width..]);
-                let whole = weight_sum(self.pass.weights, self.rows);
-                let batch = self.pass.training.then_some((self.pass.weights, whole));
-                let (value, d_weight, d_bias) = self.affine(weight);
-                batch_norm::backward(
-                    inputs,
-                    batch,
-                    mean,
-                    scale,
-                    value,
-                    stored.input,
-                    d_output,
-                    d_weight,
-                    d_bias,
-                    d_input,
-                );
-                self.update(weight, 2);
-            }
-            Op::Softmax => {
-                if let Some(d_input) = d_input {
-                    softmax::backward(inputs, stored.output, d_output, d_input);
-                }
-            }
-        }
-    }
-
-    fn parameter(&self, index: usize) -> &[F] {
-        let parameters = match &self.parameters {
-            Parameters::Fixed(parameters) => parameters,
-            Parameters::Updated(_, [parameters, ..]) => &**parameters,
-        };
-        &parameters[self.slots[index].range::<F>()]
-    }
-
-    fn gradient(&mut self, index: usize) -> &mut [F] {
-        &mut self.gradient[self.slots[index].range::<F>()]
-    }
-
-    /// A scale with the gradients of itself and of the shift that follows it.
-    fn affine(&mut self, weight: usize) -> (&[F], &mut [F], &mut [F]) {
-        let parameters = match &self.parameters {
-            Parameters::Fixed(parameters) => parameters,
-            Parameters::Updated(_, [parameters, ..]) => &**parameters,
-        };
-        let (weight, bias) = (self.slots[weight].range::<F>(), &self.slots[weight + 1]);
-        let (before, after) = self.gradient.split_at_mut(bias.offset);
-        (
-            &parameters[weight.clone()],
-            &mut before[weight],
-            &mut after[..bias.panels.len::<F>()],
-        )
-    }
-
-    /// `left · right` as the gradient of a weight: stored, or used at once.
-    fn weight_gradient(
-        &mut self,
-        index: usize,
-        left: Left<'_, F>,
-        right: Right<'_, F>,
-        narrow: Option<&mut [F]>,
-    ) {
-        let range = self.slots[index].range::<F>();
-        match &mut self.parameters {
-            Parameters::Fixed(_) => {
-                product(left, right, [&mut self.gradient[range]], Store, narrow);
-            }
-            Parameters::Updated(update, arrays) => {
-                product(left, right, stretch(arrays, range), *update, narrow);
-            }
-        }
-    }
-
-    /// Updates `count` parameters from `index` on, whose gradients are known.
-    fn update(&mut self, index: usize, count: usize) {
-        if let Parameters::Updated(update, arrays) = &mut self.parameters {
-            let last = self.slots[index + count - 1].range::<F>();
-            let range = self.slots[index].offset..last.end;
-            update.run(&mut self.gradient[range.clone()], stretch(arrays, range));
-        }
-    }
-}
-
-/// The same stretch of each array that is not empty.
-fn stretch<'a, F>(arrays: &'a mut [&mut [F]; 4], range: Range<usize>) -> [&'a mut [F]; 4] {
-    arrays.each_mut().map(|array| {
-        if array.is_empty() {
-            &mut [][..]
-        } else {
-            &mut array[range.clone()]
-        }
-    })
-}
-
 impl<F: Element> Workspace<F> {
     /// Memory of a workspace without a backward pass.
     pub fn bytes(&self) -> usize {
@@ -689,47 +414,6 @@ impl<F: Element> Workspace<F> {
     pub fn d_input(&self) -> &[F] {
         &self.deltas[0]
     }
-}
-
-/// Takes the row-major gradient of the output in, multiplying the gate where the last node left one.
-fn receive<F: Element>(node: Node, rows: usize, d_output: &[F], delta: &mut [F]) {
-    let shape = node.output_shape(rows);
-    let (row_step, col_step) = if node.turned() {
-        (1, node.outputs)
-    } else {
-        (node.outputs, 1)
-    };
-    let gated = node.gated();
-    let work = RECEIVING * shape.rows * shape.cols;
-    let block = shape.rows.div_ceil(pool::team(work));
-    for_each_tile(
-        shape,
-        [&mut *delta],
-        (block, 1),
-        Order::Rows,
-        work,
-        |mut tile| {
-            let (p, first) = (tile.panels.start, tile.first_row);
-            let (width, used) = (tile.width(p), shape.used::<F>(p));
-            let [delta] = tile.part(p);
-            for (row, to) in delta.chunks_exact_mut(width).enumerate() {
-                let from = &d_output[(first + row) * row_step + p * F::PANEL * col_step..];
-                let to = &mut to[..used];
-                if col_step > 1 {
-                    for (to, &from) in to.iter_mut().zip(from.iter().step_by(col_step)) {
-                        *to = if gated { from * *to } else { from };
-                    }
-                } else if gated {
-                    for (to, &from) in to.iter_mut().zip(from) {
-                        *to = from * *to;
-                    }
-                } else {
-                    to.copy_from_slice(&from[..used]);
-                }
-            }
-        },
-    );
-    clear_padding(shape, delta);
 }
 
 #[cfg(test)]
