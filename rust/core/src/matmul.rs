@@ -17,7 +17,7 @@ use crate::optimizers::Update;
 use crate::pool;
 use crate::simd::bf16::{Arithmetic, Full};
 pub use crate::simd::tile::Left;
-use crate::simd::tile::{Bias, Rows, multiply, pair_block, transpose_block};
+use crate::simd::tile::{Bias, Rows, fetch_block, multiply, pair_block, transpose_block};
 use crate::simd::{kernel, vector_kernel};
 
 /// Depth of a block of k: with a panel's width of columns it stays in the second-level cache (128 KiB).
@@ -29,6 +29,8 @@ const CACHED: usize = 1 << 17;
 /// Most rows of one task. Blocks of the right operand are streamed, or transposed, once for them; the block of the
 /// left operand and the partial sums of more rows would not stay in the cache.
 const MAX_ROWS: usize = 512;
+/// Rows of a task that take longer than fetching the next block from memory.
+const FETCHING_ROWS: usize = 128;
 /// Panels of a task whose rows outgrow the cache.
 const GROUP: usize = 2;
 /// Rows that a task narrows.
@@ -317,6 +319,12 @@ vector_kernel! {
             let k1 = depth.min(k0 + step);
             for panel in tile.panels.clone() {
                 let (place, width) = (panel - tile.panels.start, tile.width(panel));
+                // The block of this task that follows.
+                let (next, n0) = match panel + 1 {
+                    next if next < tile.panels.end => (next, k0),
+                    _ => (tile.panels.start, k1),
+                };
+                let fetched = n0 < depth && rows >= FETCHING_ROWS;
                 let most = V::ROWS[(width / V::LANES).min(V::ACROSS) - 1];
                 let mut arrays = tile.part(panel);
                 let block = match right {
@@ -339,6 +347,10 @@ vector_kernel! {
                     (0..tiles).map(move |t| (first + height * t / tiles, first + height * (t + 1) / tiles))
                 });
                 for (row, end) in tiles {
+                    if let Right::Transposed(b) = right && fetched {
+                        let n1 = depth.min(n0 + step);
+                        fetch_block::<F, V>(b, next * F::PANEL, (n0, n1), (row, end, rows));
+                    }
                     let span = row * width..end * width;
                     let mut parts = arrays.each_mut().map(|array| {
                         if array.is_empty() { &mut [][..] } else { &mut array[span.clone()] }

@@ -107,6 +107,19 @@ fn choose() -> Result<Isa> {
     }
 }
 
+/// Asks for values that will be read soon, so that they wait in the second-level cache.
+#[inline(always)]
+pub(crate) fn fetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which every processor of the target takes and which changes nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Defines a function that is compiled for every [`Isa`] and runs as the chosen one. Everything that
 /// it calls must be `#[inline(always)]`, or it loses the instruction set.
 macro_rules! kernel {

@@ -1,5 +1,6 @@
 //! The register tile of a product: R rows by C vectors of the output, accumulated over k.
 
+use super::fetch;
 use super::vector::Vector;
 use crate::element::Element;
 use crate::matrix::PanelRef;
@@ -320,6 +321,24 @@ pub(crate) fn transpose_block<F: Element, V: Vector<F>>(
                 }
             }
         }
+    }
+}
+
+/// Asks for shares `start..end` of `whole` of what [`transpose_block`] will read of a block of a panel's columns: its
+/// rows lie too far apart for the processor to foresee.
+#[inline(always)]
+pub(crate) fn fetch_block<F: Element, V: Vector<F>>(
+    from: PanelRef<'_, F>,
+    first: usize,
+    (k0, k1): (usize, usize),
+    (start, end, whole): (usize, usize, usize),
+) {
+    let last = from.shape.rows.min(first + F::PANEL);
+    let columns = V::VALUES * k0..from.shape.cols.min(V::VALUES * k1);
+    for panel in columns.start / F::PANEL..columns.end.div_ceil(F::PANEL) {
+        let width = from.shape.width::<F>(panel);
+        let block = &from.panel(panel)[first * width..last * width];
+        fetch(&block[block.len() * start / whole..block.len() * end / whole]);
     }
 }
 
