@@ -324,7 +324,7 @@ def test_history_is_a_dict_of_lists():
     history = trained.fit(X, Y, epochs=2)
     assert history is trained.history
     assert isinstance(history, dict)
-    assert list(history) == ["epoch", "step", "loss", "seconds"]
+    assert list(history) == ["epoch", "step", "loss", "learning_rate", "seconds"]
     assert history["epoch"] == [0, 1]
     assert history["step"] == [2, 4]
     assert all(isinstance(v, float) for v in history["loss"] + history["seconds"])

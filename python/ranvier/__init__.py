@@ -13,10 +13,10 @@ right means.
 
 from typing import Any
 
-from . import activations, datasets, errors, initializers, losses, optimizers
+from . import activations, datasets, errors, initializers, losses, optimizers, schedules
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
-from .callbacks import Callback
+from .callbacks import Callback, EarlyStopping
 from .config import config, get_num_threads, set_num_threads, show_config
 from .errors import (
     ArgumentError,
@@ -50,6 +50,7 @@ __all__ = [
     "Dense",
     "DivergedError",
     "Dropout",
+    "EarlyStopping",
     "Gradients",
     "History",
     "InternalError",
@@ -73,6 +74,7 @@ __all__ = [
     "losses",
     "optimizers",
     "reference",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]

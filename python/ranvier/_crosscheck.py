@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, initializers, layers, losses, optimizers
+from . import activations, initializers, layers, losses, optimizers, schedules
 from ._arrays import Array, integer, real
 from .callbacks import Callback
 from .errors import DTypeError, RanvierError
@@ -287,6 +287,7 @@ _MIRRORED = {
     layers.__name__: None,
     optimizers.__name__: None,
     losses.__name__: "losses",
+    schedules.__name__: "schedules",
     activations.__name__: "activations",
     initializers.__name__: "initializers",
 }
@@ -307,7 +308,8 @@ def mirror(definition: Any, reference: Any) -> Any:
     options = {f.name: getattr(definition, f.name) for f in fields(definition) if f.init}
     # None asks for the default, which each side has on its own.
     given = {name: value for name, value in options.items() if value is not None}
-    return kind(**{name: mirror(value, reference) for name, value in given.items()})
+    mirrored = {name: mirror(value, reference) for name, value in given.items()}
+    return kind(**mirrored)
 
 
 def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:

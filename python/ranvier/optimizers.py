@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from . import _core
 from ._arrays import boolean, numeric, plain, real
 from .errors import ArgumentError, DTypeError, ShapeError
+from .schedules import Schedule, ScheduleLike
+from .schedules import get as schedule
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -33,7 +35,8 @@ class Optimizer:
     """Base of the optimisers. Options are fixed; another rate is another optimiser.
 
     Args:
-        learning_rate: γ > 0; None is the dialect's default.
+        learning_rate: γ > 0, or what changes it: a schedule of `ranvier.schedules` or a function of
+            the steps done; None is the dialect's default.
         weight_decay: λ >= 0. It touches every parameter, biases too. Coupled (g += λθ) in SGD and
             Adam of the torch dialect; decoupled (θ −= γλθ) in AdamW and in the keras dialect; the
             sklearn dialect has none, as scikit-learn's alpha is a penalty of the loss.
@@ -48,7 +51,7 @@ class Optimizer:
     """
 
     _: KW_ONLY
-    learning_rate: float | None = None
+    learning_rate: ScheduleLike | None = None
     weight_decay: float | None = None
     clip_norm: float | None = None
     clip_value: float | None = None
@@ -76,7 +79,7 @@ class Optimizer:
         for name, value in self._defaults().items():
             if options[name] is None:
                 options[name] = value
-        real(options["learning_rate"], "learning_rate", least=0.0, open_least=True)
+        options["learning_rate"] = schedule(options["learning_rate"])
         real(options["weight_decay"], "weight_decay", least=0.0)
         for name in ("clip_norm", "clip_value"):
             if options[name] is not None:
@@ -85,6 +88,7 @@ class Optimizer:
 
     def _spec(self) -> dict[str, Any]:
         options = self._resolved()
+        options["learning_rate"] = options["learning_rate"]._specs()
         _core.check_optimizer(options)
         return options
 
@@ -146,7 +150,21 @@ class Optimizer:
         if stepper is None:
             stepper = _core.Stepper(network, self._spec())
             object.__setattr__(self, "_stepper", stepper)
-        stepper.step(arrays)
+        stepper.step(arrays, self._rate(stepper.steps))
+
+    def _rate(self, step: int) -> float | None:
+        """The rate of a function of the caller's, in one's own loop."""
+        rate = self._schedule
+        if rate._counts_epochs():
+            raise ArgumentError(
+                f"learning_rate: expected a schedule that counts steps, got {rate!r}; "
+                "a loop of one's own has no epochs, a Trainer has"
+            )
+        return None if rate._function() is None else rate(step)
+
+    @property
+    def _schedule(self) -> Schedule:
+        return schedule(self._resolved()["learning_rate"])
 
     def _options(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import boolean, integer
+from ._arrays import boolean, integer, real
 from ._arrays import seed as checked_seed
-from .callbacks import Callback
+from .callbacks import Callback, EarlyStopping
 from .errors import ArgumentError, DTypeError
 from .history import History
-from .losses import CustomLoss, Loss, LossLike, arrays_of
+from .losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
 from .model import Sequential, checked_model, core_loss
 from .optimizers import Optimizer, OptimizerLike
 from .optimizers import get as get_optimizer
+from .schedules import check_goal
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -52,6 +53,8 @@ class Trainer:
 
     Attributes:
         history: a `History` over the trainer's life.
+        stopped_by: why the last fit ended: "epochs", "patience", "max_steps", "max_time",
+            "callback", or the name of the exception that it raised; None before the first.
 
     Example:
         >>> import numpy as np, ranvier as rv
@@ -81,6 +84,7 @@ class Trainer:
         self._core: _core.Trainer | None = None
         self._progress = (0, 0)
         self.history = History()
+        self.stopped_by: str | None = None
 
     @property
     def model(self) -> Sequential:
@@ -117,6 +121,18 @@ class Trainer:
         """Steps done over the trainer's life."""
         return self._counters()[1]
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose watched figure was the best one; None if none was watched."""
+        best = self._core.best() if self._core is not None else None
+        return None if best is None else best[1]
+
+    @property
+    def best_value(self) -> float | None:
+        """The watched figure of `best_epoch`."""
+        best = self._core.best() if self._core is not None else None
+        return None if best is None else best[0]
+
     def _counters(self) -> tuple[int, int]:
         counters = self._core.progress() if self._core is not None else None
         if counters is not None:
@@ -145,7 +161,12 @@ class Trainer:
         batch_size: int = 32,
         shuffle: bool = True,
         validation_data: tuple[Any, ...] | None = None,
+        validation_split: float = 0.0,
         sample_weight: ArrayLike | None = None,
+        monitor: str | None = None,
+        restore_best_weights: bool = True,
+        max_steps: int | None = None,
+        max_time: float | None = None,
         callbacks: Iterable[Callback] = (),
     ) -> History:
         """Trains for some epochs; a second call goes on where the first ended.
@@ -155,6 +176,12 @@ class Trainer:
         batch_size does not divide the rows, and counts by its size. A batch whose weights are all 0
         is passed over.
 
+        Where validation data is given, the model ends with the parameters of the best epoch,
+        whatever ends the training (Keras and others restore them only when early stopping has
+        fired, if at all). The trainer keeps the last ones beside: a further fit goes on from there,
+        so that fits of N and M epochs are one of N + M, unless the model's parameters were changed
+        meanwhile.
+
         Args:
             X: (rows, input_size), finite.
             y: targets as the loss takes them.
@@ -162,7 +189,17 @@ class Trainer:
             batch_size: rows in a step; above len(X) it is the whole.
             shuffle: a new order for each epoch, from the seed; False keeps the rows' order.
             validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch.
+            validation_split: share of the rows, in [0, 1), that is held out for validation: drawn
+                from the seed, the same ones at every fit, of each class its share where targets are
+                labels. (Keras takes the last rows.) Not together with validation_data.
             sample_weight: (rows,), 0 or more, not all 0.
+            monitor: the figure of the history that "best" goes by; None for that of an
+                `EarlyStopping` among the callbacks, else "val_loss".
+            restore_best_weights: False leaves the model with the last parameters.
+            max_steps: steps of this call at most. The epoch in progress ends there, and its other
+                rows are passed over.
+            max_time: seconds of this call; the step in progress is finished, the epoch ends there,
+                and the validation data is evaluated once more.
             callbacks: objects of `ranvier.Callback`.
 
         Returns:
@@ -172,18 +209,54 @@ class Trainer:
             ShapeError, DTypeError, ArgumentError: arrays or options that do not fit, before
                 anything has changed.
             DivergedError: a loss, parameter or moment is no longer finite. The model holds the
-                parameters of the last finite epoch, and the moments start anew.
+                parameters of the best epoch, or of the last finite one, and the moments start anew.
             BusyError: this trainer is fitting already.
-            KeyboardInterrupt: on Ctrl-C; the model holds the last complete step, and a next fit
-                starts a new epoch.
+            KeyboardInterrupt: on Ctrl-C; the model holds the parameters of the best epoch, or of
+                the last complete step, and a next fit starts a new epoch.
+
+        Example:
+            >>> import numpy as np, ranvier as rv
+            >>> X = np.linspace(-1, 1, 80)[:, None]
+            >>> model = rv.Sequential([rv.Dense(16, activation="tanh"), rv.Dense(1)])
+            >>> trainer = rv.Trainer(model, loss="mse", optimizer=rv.Adam(learning_rate=0.01))
+            >>> history = trainer.fit(
+            ...     X, X**2, epochs=1000, validation_split=0.2,
+            ...     callbacks=[rv.EarlyStopping(patience=20)],
+            ... )
+            >>> min(history["val_loss"]) == history["val_loss"][trainer.best_epoch]
+            True
         """
         epochs = integer(epochs, "epochs", least=1)
         batch_size = integer(batch_size, "batch_size", least=1)
         shuffle = boolean(shuffle, "shuffle")
+        split = real(validation_split, "validation_split", least=0.0, most=1.0, open_most=True)
         hooks = _checked_callbacks(callbacks)
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
         validation = self._validation(validation_data)
+        if validation is not None and split > 0.0:
+            raise ArgumentError(
+                "validation_split: expected 0 where validation_data is given, "
+                f"got {validation_split!r}"
+            )
+        validated = validation is not None or split > 0.0
+        restore = boolean(restore_best_weights, "restore_best_weights")
+        plan = {
+            "data": arrays,
+            "validation": validation,
+            "split": (split, self._seed) if split > 0.0 else None,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "max_steps": None if max_steps is None else integer(max_steps, "max_steps", least=1),
+            "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
+            "watch": self._watch(monitor, restore, hooks, validated),
+            "plateau": self._plateau(validated),
+            "on_step": self._step_hook(hooks),
+            "on_epoch": self._epoch_hook(hooks),
+            "on_rate": self._optimizer._schedule._function(),
+            "on_measure": None,
+        }
         ending = ExitStack()
         built_here = self._model.input_size is None
         if built_here:
@@ -192,34 +265,82 @@ class Trainer:
         try:
             rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
             data = [arrays] if validation is None else [arrays, validation]
-            loss = core_loss(self._loss, self._model, rows, data)
+            if split > 0.0:
+                data.append(arrays)
+            plan["loss"] = core_loss(self._loss, self._model, rows, data)
             if self._core is None:
                 spec = self._optimizer._spec()
                 self._core = _core.Trainer(network, spec, self._precision, self._seed)
-            plan = {
-                "data": arrays,
-                "validation": validation,
-                "loss": loss,
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "shuffle": shuffle,
-                "on_step": self._step_hook(hooks),
-                "on_epoch": self._epoch_hook(hooks),
-            }
             for hook in reversed(hooks):
                 ending.callback(hook.on_train_end, self)
             for hook in hooks:
                 hook.on_train_begin(self)
-            self._core.fit(plan)
-        except BaseException:
+            self.stopped_by = self._core.fit(plan)
+        except BaseException as error:
             if built_here and self._counters() == (0, 0):
                 # A refused call leaves everything as it was.
                 self._model._forget()
                 self._core = None
+            else:
+                self.stopped_by = type(error).__name__
             raise
         finally:
             ending.close()
         return self.history
+
+    def _watch(
+        self, monitor: str | None, restore: bool, hooks: list[Callback], validated: bool
+    ) -> Any:
+        """What the core watches: a goal, patience, and whether to restore the best parameters."""
+        stoppers = [hook for hook in hooks if isinstance(hook, EarlyStopping)]
+        if len(stoppers) > 1:
+            raise ArgumentError(
+                f"callbacks: expected at most one EarlyStopping, got {len(stoppers)}"
+            )
+        stopper = stoppers[0] if stoppers else None
+        if stopper is None:
+            check_goal(monitor, None)
+            if monitor is None and not validated:
+                return None
+            return self._goal("monitor", monitor, None, 0.0, validated), None, restore
+        if monitor not in (None, stopper.monitor):
+            raise ArgumentError(
+                f"monitor: expected None, or EarlyStopping's {stopper.monitor!r}, got {monitor!r}"
+            )
+        goal = self._goal(
+            "EarlyStopping", stopper.monitor, stopper.mode, stopper.min_delta, validated
+        )
+        return goal, stopper.patience, restore and stopper.restore_best_weights
+
+    def _plateau(self, validated: bool) -> Any:
+        plateau = self._optimizer._schedule._plateau()
+        if plateau is None:
+            return None
+        return self._goal(
+            "ReduceOnPlateau", plateau.monitor, plateau.mode, plateau.min_delta, validated
+        )
+
+    def _goal(
+        self, owner: str, monitor: str | None, mode: str | None, min_delta: float, validated: bool
+    ) -> tuple[str, bool, float]:
+        if monitor is None:
+            monitor = "val_loss" if validated else "loss"
+        figures = ["loss"]
+        if validated:
+            figures.append("val_loss")
+            if self._loss_classifies():
+                figures.append("val_accuracy")
+        if monitor not in figures:
+            hint = "" if validated else " (those of validation need validation data)"
+            raise ArgumentError(
+                f"{owner}: expected a figure of the history, {' or '.join(figures)}{hint}, "
+                f"got {monitor!r}"
+            )
+        higher = mode == "max" if mode is not None else monitor.endswith("accuracy")
+        return monitor, higher, float(min_delta)
+
+    def _loss_classifies(self) -> bool:
+        return isinstance(self._loss, CrossEntropy | BinaryCrossEntropy)
 
     def _validation(self, validation_data: tuple[Any, ...] | None) -> dict[str, Any] | None:
         if validation_data is None:
@@ -242,6 +363,8 @@ class Trainer:
             step: int,
             loss: float,
             validation: tuple[float, float | None] | None,
+            learning_rate: float,
+            best: bool,
             seconds: float,
         ) -> bool:
             self._progress = (epoch + 1, step)
@@ -250,6 +373,7 @@ class Trainer:
                 row["val_loss"] = validation[0]
                 if validation[1] is not None:
                     row["val_accuracy"] = validation[1]
+            row["learning_rate"] = learning_rate
             row["seconds"] = seconds
             self.history.append(row)
             wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]

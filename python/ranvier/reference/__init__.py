@@ -9,7 +9,7 @@ How to read it. Start at the bottom and go up:
 1. `vectors`: lists as vectors and matrices; `random` and `normal`: numbers drawn by counting.
 2. `activations`, `initializers`: functions of one number, and the first values of weights.
 3. `passes`: what a layer is; `layers` and `normalization`: the layers, each with its equations.
-4. `losses`, `steps` and `optimizers`: what is made small, and how.
+4. `losses`, `schedules`, `steps` and `optimizers`: what is made small, and how.
 5. `network`: the chain rule through a row of layers; `trainer`: epochs, batches and steps.
 
 The smallest network has one layer, a = sigmoid(x @ weight + bias), and learns by six lines. For
@@ -40,7 +40,7 @@ example in its terms:
     [0, 1, 1, 1]
 """
 
-from . import activations, initializers, layers, losses, optimizers, random
+from . import activations, initializers, layers, losses, optimizers, random, schedules
 from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
 from .network import Gradients, Sequential
 from .optimizers import SGD, Adam, AdamW, DivergedError
@@ -66,4 +66,5 @@ __all__ = [
     "losses",
     "optimizers",
     "random",
+    "schedules",
 ]

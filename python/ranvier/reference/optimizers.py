@@ -8,6 +8,7 @@ whose equations and whose defaults are meant: "torch" (the published form), "ker
 import math
 from collections.abc import Callable
 
+from .schedules import ScheduleLike
 from .steps import AnyOptimizer, DivergedError, Optimizer, or_default, require
 from .vectors import Vector, power
 
@@ -33,7 +34,7 @@ class SGD(Optimizer):
     def __init__(
         self,
         *,
-        learning_rate: float | None = None,
+        learning_rate: ScheduleLike | None = None,
         momentum: float | None = None,
         dampening: float = 0.0,
         nesterov: bool | None = None,
@@ -44,7 +45,7 @@ class SGD(Optimizer):
     ) -> None:
         sklearn = dialect == "sklearn"
         super().__init__(
-            learning_rate=or_default(learning_rate, 0.001 if sklearn else 0.01),
+            learning_rate=(0.001 if sklearn else 0.01) if learning_rate is None else learning_rate,
             weight_decay=weight_decay,
             dialect=dialect,
             clip_norm=clip_norm,
@@ -67,7 +68,7 @@ class SGD(Optimizer):
         return self._velocity(theta, gradient, moments)
 
     def _torch(self, theta: Vector, gradient: Vector, moments: dict[str, Vector]) -> Vector:
-        rate, mu, tau = self.learning_rate, self.momentum, self.dampening
+        rate, mu, tau = self.rate, self.momentum, self.dampening
         direction = gradient
         if mu > 0.0:
             b = moments.get("momentum")
@@ -77,7 +78,7 @@ class SGD(Optimizer):
         return _combine(1.0, theta, -rate, direction)
 
     def _velocity(self, theta: Vector, gradient: Vector, moments: dict[str, Vector]) -> Vector:
-        rate, mu = self.learning_rate, self.momentum
+        rate, mu = self.rate, self.momentum
         v = _combine(mu, moments.get("momentum", [0.0] * len(theta)), -rate, gradient)
         moments["momentum"] = v
         change = _combine(mu, v, -rate, gradient) if self.nesterov else v
@@ -100,7 +101,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         *,
-        learning_rate: float | None = None,
+        learning_rate: ScheduleLike | None = None,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float | None = None,
@@ -111,7 +112,7 @@ class Adam(Optimizer):
         clip_value: float | None = None,
     ) -> None:
         super().__init__(
-            learning_rate=or_default(learning_rate, 0.001),
+            learning_rate=0.001 if learning_rate is None else learning_rate,
             weight_decay=weight_decay,
             dialect=dialect,
             clip_norm=clip_norm,
@@ -140,10 +141,10 @@ class Adam(Optimizer):
         correction1 = 1.0 - power(self.beta1, self.steps)
         correction2 = math.sqrt(1.0 - power(self.beta2, self.steps))
         if self.dialect == "torch":
-            rate = self.learning_rate / correction1
+            rate = self.rate / correction1
             divisors = [math.sqrt(a) / correction2 + self.eps for a in v]
         else:
-            rate = self.learning_rate * correction2 / correction1
+            rate = self.rate * correction2 / correction1
             divisors = [math.sqrt(a) + self.eps for a in v]
         return [p - rate * a / d for p, a, d in zip(theta, m, divisors, strict=True)]
 
@@ -163,7 +164,7 @@ class AdamW(Adam):
     def __init__(
         self,
         *,
-        learning_rate: float | None = None,
+        learning_rate: ScheduleLike | None = None,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float | None = None,

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
+from . import schedules
+from .schedules import ScheduleLike
 from .vectors import Tensor, Vector, flatten, reshape, shape, total
 
 DIALECTS = ("torch", "keras", "sklearn")
@@ -28,7 +30,7 @@ class Optimizer:
     """Base: clipping, weight decay, and one list of moments per parameter name.
 
     Args:
-        learning_rate: the rate; it may be changed between steps.
+        learning_rate: the rate, or a schedule of rates; it may be changed between steps.
         weight_decay: lambda. In the torch dialect of SGD and Adam it joins the gradient,
             g += lambda theta; otherwise it shrinks the parameter itself by rate lambda theta.
         dialect: "torch", "keras" or "sklearn"; the last has no weight decay.
@@ -42,13 +44,14 @@ class Optimizer:
     def __init__(
         self,
         *,
-        learning_rate: float,
+        learning_rate: ScheduleLike,
         weight_decay: float,
         dialect: str,
         clip_norm: float | None,
         clip_value: float | None,
     ) -> None:
-        require(math.isfinite(learning_rate) and learning_rate >= 0.0, "learning_rate >= 0")
+        first = schedules.get(learning_rate)(0)
+        require(math.isfinite(first) and first >= 0.0, "learning_rate >= 0")
         require(math.isfinite(weight_decay) and weight_decay >= 0.0, "weight_decay >= 0")
         require(clip_norm is None or clip_norm > 0.0, "clip_norm > 0")
         require(clip_value is None or clip_value > 0.0, "clip_value > 0")
@@ -61,6 +64,9 @@ class Optimizer:
         self.clip_norm = clip_norm
         self.clip_value = clip_value
         self.steps = 0
+        # Epochs ended, which a trainer tells.
+        self.epoch = 0
+        self.rate = first
         self.moments: dict[str, dict[str, Vector]] = {}
 
     def step(self, model: Model, gradients: Mapping[str, Tensor]) -> None:
@@ -74,6 +80,7 @@ class Optimizer:
                 raise ValueError(f"gradient {name}: shape {shape(gradient)}, expected {expected}")
         flat = {name: flatten(gradient) for name, gradient in gradients.items()}
         factor = self._norm_factor(flat)
+        self.rate = schedules.get(self.learning_rate)(self.steps, self.epoch)
         self.steps += 1
         updated = {}
         for name, raw in flat.items():
@@ -102,9 +109,9 @@ class Optimizer:
         if decay == 0.0:
             return theta, gradient
         if self.dialect == "keras":
-            return [p - self.learning_rate * decay * p for p in theta], gradient
+            return [p - self.rate * decay * p for p in theta], gradient
         if self.decoupled_decay:
-            return [p * (1.0 - self.learning_rate * decay) for p in theta], gradient
+            return [p * (1.0 - self.rate * decay) for p in theta], gradient
         return theta, [g + decay * p for p, g in zip(theta, gradient, strict=True)]
 
     def _update(self, theta: Vector, gradient: Vector, moments: dict[str, Vector]) -> Vector:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from . import losses, optimizers
+from . import losses, optimizers, schedules
 from .losses import AnyLoss, Loss, Target
 from .network import Sequential
 from .passes import Mode
 from .random import check_seed, permutation
+from .schedules import ReduceOnPlateau
 from .steps import AnyOptimizer, DivergedError, Optimizer
 from .vectors import Matrix, Rows, Vector, all_finite, as_matrix, flatten, row_weights, total
 
@@ -117,6 +118,8 @@ class Trainer:
                     on_step(self.step, loss, self.model)
             epoch_loss = total(batch_losses) / total(weights)
             self._check_finite(epoch_loss)
+            if plateau := self._plateau():
+                plateau.observe(epoch_loss)
         except DivergedError:
             self.model.set_parameters(before)
             raise
@@ -135,10 +138,18 @@ class Trainer:
             [weights[i] for i in rows],
             mode,
         )
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.epoch = self.epoch
         self.optimizer.step(self.model, result.gradients)
         self.model.set_parameters(result.running)
         self.step += 1
         return result.value
+
+    def _plateau(self) -> ReduceOnPlateau | None:
+        """What the rate is lowered by; without validation data it goes by the loss."""
+        if not isinstance(self.optimizer, Optimizer):
+            return None
+        return schedules.plateau(schedules.get(self.optimizer.learning_rate))
 
     def _check_finite(self, epoch_loss: float) -> None:
         if not math.isfinite(epoch_loss):

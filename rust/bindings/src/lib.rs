@@ -15,11 +15,11 @@ mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
         activation::Activation, init::Initializer, loss::Loss, network::Precision,
-        optimizers::Dialect, pool, simd,
+        optimizers::Dialect, pool, schedule::Per, simd,
     };
 
     #[pymodule_export]
-    use super::network::{Network, loss_value_and_gradient};
+    use super::network::{Network, loss_value_and_gradient, rate};
     #[pymodule_export]
     use super::trainer::{Stepper, Trainer};
 
@@ -103,6 +103,7 @@ mod _core {
             "loss" => Loss::NAMES.into(),
             "dialect" => Dialect::NAMES.into(),
             "precision" => Precision::NAMES.into(),
+            "per" => Per::NAMES.into(),
             _ => Vec::new(),
         }
     }

@@ -25,6 +25,8 @@ pub struct Hooks {
     pub external: Option<ExternalLoss>,
     pub on_step: Option<Py<PyAny>>,
     pub on_epoch: Option<Py<PyAny>>,
+    pub on_rate: Option<Py<PyAny>>,
+    pub on_measure: Option<Py<PyAny>>,
     pub raised: Option<PyErr>,
 }
 
@@ -84,6 +86,20 @@ impl<F: Number> Monitor<F> for Hooks {
         })
     }
 
+    fn rate(&mut self, t: u64) -> Result<f64> {
+        self.attached(|hooks, py| match &hooks.on_rate {
+            Some(hook) => hook.call1(py, (t,))?.extract(py),
+            None => Ok(f64::NAN),
+        })
+    }
+
+    fn measure(&mut self, report: &EpochReport) -> Result<f64> {
+        self.attached(|hooks, py| match &hooks.on_measure {
+            Some(hook) => hook.call1(py, (report.epoch,))?.extract(py),
+            None => Ok(f64::NAN),
+        })
+    }
+
     fn wants_steps(&self) -> bool {
         self.on_step.is_some()
     }
@@ -106,6 +122,8 @@ impl<F: Number> Monitor<F> for Hooks {
                     report.step,
                     report.loss,
                     validation,
+                    report.learning_rate,
+                    report.best,
                     report.seconds,
                 );
                 let stop = hook.call1(py, arguments)?.is_truthy(py)?;

@@ -9,6 +9,7 @@ use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::{Network as CoreNetwork, Pass};
+use ranvier_core::schedule::Time;
 use ranvier_core::source::Rows;
 use ranvier_core::{pool, simd};
 
@@ -60,6 +61,7 @@ impl Arrays {
             targets: values.or(labels),
             weights: self.weights.as_ref().map(Readable::source),
             role,
+            rows: None,
         }
     }
 }
@@ -374,7 +376,7 @@ pub fn loss_value_and_gradient(
         let mut d_output = Writable::<F>::extract(d_output.as_borrowed())?;
         Ok(py.detach(|| -> Result<f64> {
             let objective = Objective::Core(loss);
-            let (rows, outputs) = (data.rows(), data.x.cols);
+            let (rows, outputs) = (data.count(), data.x.cols);
             data.check_shapes(objective, outputs, outputs)?;
             data.check_values::<F>(objective, outputs, true, &mut || Ok(()))?;
             let all = Rows::Range {
@@ -408,5 +410,30 @@ pub fn loss_value_and_gradient(
             )
             .into())
         }
+    })
+}
+
+/// The rate of a schedule after some steps and epochs; `function` is what a schedule of the caller's asks.
+#[pyfunction]
+pub fn rate(
+    py: Python<'_>,
+    schedule: Vec<specs::ScheduleSpec>,
+    step: u64,
+    epoch: u64,
+    function: Option<Py<PyAny>>,
+) -> PyResult<f64> {
+    guarded(|| {
+        let mut hooks = Hooks {
+            on_rate: function,
+            ..Hooks::default()
+        };
+        let schedule = specs::ScheduleSpec::parse_all(&schedule)?;
+        let time = Time { step, epoch };
+        let rate = py.detach(|| {
+            schedule.rate(time, &mut |t| {
+                evaluation::Monitor::<f64>::rate(&mut hooks, t)
+            })
+        });
+        rate.map_err(|error| hooks.failure(error))
     })
 }

@@ -6,6 +6,7 @@ use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
 use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::schedule::{self, Per, Plateau, Schedule};
 
 /// (name, parameter)
 type ActivationSpec = (String, Option<f64>);
@@ -76,13 +77,127 @@ pub fn loss((name, options): &LossSpec) -> Result<Loss> {
     Loss::parse(name, options)
 }
 
+/// A schedule: the attribute names are those of `ranvier.schedules`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct ScheduleSpec {
+    kind: String,
+    per: String,
+    #[pyo3(default)]
+    rate: f64,
+    #[pyo3(default)]
+    start: f64,
+    #[pyo3(default)]
+    end: f64,
+    #[pyo3(default)]
+    steps: u64,
+    #[pyo3(default)]
+    every: u64,
+    #[pyo3(default)]
+    factor: f64,
+    #[pyo3(default)]
+    power: f64,
+    #[pyo3(default)]
+    restarts: f64,
+    #[pyo3(default)]
+    warmup: f64,
+    #[pyo3(default)]
+    patience: u64,
+    #[pyo3(default)]
+    cooldown: u64,
+    #[pyo3(default)]
+    min_rate: f64,
+}
+
+impl ScheduleSpec {
+    pub fn parse_all(specs: &[Self]) -> Result<Schedule> {
+        let Some((first, rest)) = specs.split_first() else {
+            return Err(Error::argument("learning_rate", "a schedule", "none"));
+        };
+        first.parse(rest)
+    }
+
+    fn parse(&self, rest: &[Self]) -> Result<Schedule> {
+        let &Self {
+            rate,
+            start,
+            end,
+            steps,
+            every,
+            factor,
+            power,
+            restarts,
+            warmup,
+            ..
+        } = self;
+        let rule = match self.kind.as_str() {
+            "constant" => schedule::Rule::Constant { rate },
+            "step" => schedule::Rule::Step {
+                rate,
+                every,
+                factor,
+            },
+            "exponential" => schedule::Rule::Exponential {
+                rate,
+                every,
+                factor,
+            },
+            "polynomial" => schedule::Rule::Polynomial {
+                rate,
+                end,
+                steps,
+                power,
+            },
+            "cosine" => schedule::Rule::Cosine {
+                rate,
+                end,
+                steps,
+                restarts,
+            },
+            "one_cycle" => schedule::Rule::OneCycle {
+                rate,
+                start,
+                end,
+                steps,
+                warmup,
+            },
+            "inverse_scaling" => schedule::Rule::InverseScaling { rate, power },
+            "warmup" => schedule::Rule::Warmup {
+                start,
+                steps,
+                then: Box::new(Self::parse_all(rest)?),
+            },
+            "plateau" => schedule::Rule::Plateau(Plateau {
+                rate,
+                factor,
+                patience: self.patience,
+                cooldown: self.cooldown,
+                min_rate: self.min_rate,
+            }),
+            "function" => schedule::Rule::External,
+            other => {
+                return Err(Error::argument(
+                    "learning_rate",
+                    "a schedule of ranvier.schedules",
+                    other,
+                ));
+            }
+        };
+        Ok(Schedule {
+            rule,
+            per: Per::parse(&self.per)?,
+        })
+    }
+}
+
 /// An optimiser: the attribute names are those of `ranvier.optimizers`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct OptimizerSpec {
     kind: String,
     dialect: String,
-    learning_rate: f64,
+    /// What comes first warms up for what comes next.
+    learning_rate: Vec<ScheduleSpec>,
     weight_decay: f64,
     clip_norm: Option<f64>,
     clip_value: Option<f64>,
@@ -121,7 +236,6 @@ impl OptimizerSpec {
         };
         let rule = if self.kind == "sgd" {
             let sgd = Sgd {
-                learning_rate: self.learning_rate,
                 momentum: self.momentum,
                 dampening: self.dampening,
                 nesterov: self.nesterov,
@@ -132,7 +246,6 @@ impl OptimizerSpec {
             Rule::Sgd(sgd)
         } else {
             let adam = Adam {
-                learning_rate: self.learning_rate,
                 beta1: self.beta1,
                 beta2: self.beta2,
                 eps: self.eps,
@@ -144,6 +257,10 @@ impl OptimizerSpec {
             adam.validate()?;
             Rule::Adam(adam)
         };
-        Ok(Optimizer { rule, clip })
+        Ok(Optimizer {
+            rule,
+            clip,
+            learning_rate: ScheduleSpec::parse_all(&self.learning_rate)?,
+        })
     }
 }

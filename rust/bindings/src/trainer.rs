@@ -1,14 +1,17 @@
 //! `Trainer`, which fits, and `Stepper`, an optimiser for one's own loop.
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::Duration;
 
 use pyo3::prelude::*;
-use ranvier_core::data::Role;
+use ranvier_core::data::{Role, Split};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
+use ranvier_core::schedule::Time;
 use ranvier_core::trainer::{FitPlan, Trainer as CoreTrainer};
+use ranvier_core::watch::{Figure, Goal, Watch};
 
 use crate::arrays::Readable;
 use crate::errors::{guarded, raise};
@@ -35,12 +38,38 @@ pub struct Trainer {
 pub struct PlanSpec {
     data: Arrays,
     validation: Option<Arrays>,
+    /// (share, seed)
+    split: Option<(f64, u64)>,
     loss: AnyLoss,
     epochs: u64,
     batch_size: usize,
     shuffle: bool,
+    max_steps: Option<u64>,
+    max_time: Option<f64>,
+    watch: Option<WatchSpec>,
+    plateau: Option<GoalSpec>,
     on_step: Option<Py<PyAny>>,
     on_epoch: Option<Py<PyAny>>,
+    on_rate: Option<Py<PyAny>>,
+    on_measure: Option<Py<PyAny>>,
+}
+
+/// (figure, whether more is better, least difference)
+type GoalSpec = (String, bool, f64);
+/// A goal, patience, and whether to restore the best parameters.
+type WatchSpec = (GoalSpec, Option<u64>, bool);
+
+fn goal((figure, higher, min_delta): &GoalSpec) -> Goal {
+    Goal {
+        figure: match figure.as_str() {
+            "loss" => Figure::Loss,
+            "val_loss" => Figure::ValidationLoss,
+            "val_accuracy" => Figure::ValidationAccuracy,
+            _ => Figure::External,
+        },
+        higher: *higher,
+        min_delta: *min_delta,
+    }
 }
 
 #[pymethods]
@@ -79,8 +108,8 @@ impl Trainer {
         })
     }
 
-    /// Runs a fit.
-    fn fit(&self, py: Python<'_>, plan: PlanSpec) -> PyResult<()> {
+    /// Runs a fit; says why it ended.
+    fn fit(&self, py: Python<'_>, plan: PlanSpec) -> PyResult<&'static str> {
         guarded(|| {
             let mut trainer = match self.trainer.try_lock() {
                 Ok(trainer) => trainer,
@@ -94,16 +123,29 @@ impl Trainer {
             let mut hooks = Hooks {
                 on_step: plan.on_step,
                 on_epoch: plan.on_epoch,
+                on_rate: plan.on_rate,
+                on_measure: plan.on_measure,
                 ..Hooks::default()
             };
             let loss = plan.loss.install(&mut hooks)?;
             let plan = FitPlan {
                 data: plan.data.data(Role::Main),
                 validation: plan.validation.as_ref().map(|v| v.data(Role::Validation)),
+                split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,
                 shuffle: plan.shuffle,
+                max_steps: plan.max_steps,
+                max_time: plan
+                    .max_time
+                    .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+                watch: plan.watch.as_ref().map(|(spec, patience, restore)| Watch {
+                    goal: goal(spec),
+                    patience: *patience,
+                    restore: *restore,
+                }),
+                plateau: plan.plateau.as_ref().map(goal),
             };
             let trainer = &mut *trainer;
             let result = py.detach(|| match (&*self.network, trainer) {
@@ -115,8 +157,20 @@ impl Trainer {
                 }
                 _ => Err(Error::Interrupted),
             });
-            result.map_err(|error| hooks.failure(error))
+            match result {
+                Ok(ending) => Ok(ending.name()),
+                Err(error) => Err(hooks.failure(error)),
+            }
         })
+    }
+
+    /// (figure, epoch) of the best epoch that was watched for; None without one, and while it fits.
+    fn best(&self) -> Option<(f64, u64)> {
+        let best = match &*self.trainer.try_lock().ok()? {
+            AnyTrainer::F32(trainer) => trainer.best(),
+            AnyTrainer::F64(trainer) => trainer.best(),
+        };
+        best.map(|best| (best.value, best.epoch))
     }
 
     /// (epochs begun, steps done) over the trainer's life; None while it fits.
@@ -170,17 +224,18 @@ impl Stepper {
         })
     }
 
-    /// One step with gradients in the order of the network's trainable parameters.
-    fn step(&self, py: Python<'_>, gradients: Vec<Readable>) -> PyResult<()> {
+    /// One step with gradients in the order of the network's trainable parameters, at the rate of the schedule or, if
+    /// that is a function of the caller's, at `rate`.
+    fn step(&self, py: Python<'_>, gradients: Vec<Readable>, rate: Option<f64>) -> PyResult<()> {
         guarded(|| {
             Ok(py.detach(|| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 match (&*self.network, &mut *state) {
                     (AnyNetwork::F32(shared), AnyState::F32(state)) => {
-                        step(shared, &self.optimizer, state, &gradients)
+                        step(shared, &self.optimizer, state, &gradients, rate)
                     }
                     (AnyNetwork::F64(shared), AnyState::F64(state)) => {
-                        step(shared, &self.optimizer, state, &gradients)
+                        step(shared, &self.optimizer, state, &gradients, rate)
                     }
                     _ => Err(Error::Interrupted),
                 }
@@ -210,7 +265,15 @@ fn step<F: crate::arrays::Number>(
     optimizer: &Optimizer,
     state: &mut OptimizerState<F>,
     gradients: &[Readable],
+    rate: Option<f64>,
 ) -> Result<()> {
+    let time = Time {
+        step: state.step,
+        epoch: 0,
+    };
+    let rate = optimizer
+        .learning_rate
+        .rate(time, &mut |_| Ok(rate.unwrap_or(f64::NAN)))?;
     let mut network = shared.write();
     let mut flat = Buffer::<F>::zeroed(network.parameters.len())?;
     for (index, gradient) in gradients.iter().enumerate() {
@@ -225,7 +288,7 @@ fn step<F: crate::arrays::Number>(
     if !flat.iter().all(|value| value.finite()) {
         return Err(diverged("a gradient"));
     }
-    let done = optimizer.step(state, &mut network.parameters, &mut flat);
+    let done = optimizer.step(state, &mut network.parameters, &mut flat, rate);
     network.version += 1;
     done.map_err(|_| diverged("the norm of the gradient"))
 }

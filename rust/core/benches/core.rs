@@ -32,6 +32,7 @@ use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
 use ranvier_core::plan::{AnyActivation, Layer};
 use ranvier_core::pool::{self, Session};
+use ranvier_core::schedule::Schedule;
 use ranvier_core::simd::{Bf16, Full, fma_peak, isa};
 use ranvier_core::source::{Rows, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
@@ -193,7 +194,7 @@ fn d_weight_adam(group: &mut Group<'_>, shape: [usize; 3]) {
     let mut weight = Matrix::new(inputs, outputs);
     let optimizer = adam();
     let mut state = optimizer.state(weight.data.len()).unwrap();
-    let update = optimizer.elementwise(&state).unwrap();
+    let update = optimizer.elementwise(&state, LEARNING_RATE).unwrap();
     time_product(group, "d_weight_adam", shape, || {
         let right = Right::Plain(d_output.panels());
         let arrays = state.moments(&mut weight.data);
@@ -251,7 +252,7 @@ fn update(group: &mut Group<'_>, name: &str, optimizer: &Optimizer, len: usize) 
         BenchmarkId::new(name, len),
         UPDATE_WORK * len,
         || {
-            let step = optimizer.step(&mut state, &mut parameters, &mut gradient);
+            let step = optimizer.step(&mut state, &mut parameters, &mut gradient, LEARNING_RATE);
             step.unwrap();
         },
     );
@@ -260,7 +261,6 @@ fn update(group: &mut Group<'_>, name: &str, optimizer: &Optimizer, len: usize) 
 fn sgd() -> Optimizer {
     Optimizer {
         rule: Rule::Sgd(Sgd {
-            learning_rate: LEARNING_RATE,
             momentum: 0.9,
             dampening: 0.0,
             nesterov: false,
@@ -268,13 +268,13 @@ fn sgd() -> Optimizer {
             dialect: Dialect::Torch,
         }),
         clip: Clip::None,
+        learning_rate: Schedule::constant(LEARNING_RATE),
     }
 }
 
 fn adam() -> Optimizer {
     Optimizer {
         rule: Rule::Adam(Adam {
-            learning_rate: LEARNING_RATE,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -284,6 +284,7 @@ fn adam() -> Optimizer {
             dialect: Dialect::Torch,
         }),
         clip: Clip::None,
+        learning_rate: Schedule::constant(LEARNING_RATE),
     }
 }
 
@@ -310,19 +311,14 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
         Loss::CrossEntropy { .. } => Targets::Labels(y),
         _ => Targets::Values(y),
     };
-    let plan = FitPlan {
-        data: Data {
-            x: Source::from_slice(&x, rows, inputs),
-            targets: Some(targets),
-            weights: None,
-            role: Role::Main,
-        },
-        validation: None,
-        objective: Objective::Core(&loss),
-        epochs: 1,
-        batch_size: batch,
-        shuffle: true,
+    let data = Data {
+        x: Source::from_slice(&x, rows, inputs),
+        targets: Some(targets),
+        weights: None,
+        role: Role::Main,
+        rows: None,
     };
+    let plan = FitPlan::new(data, Objective::Core(&loss), batch);
     let name: Vec<String> = units.iter().map(ToString::to_string).collect();
     let id = BenchmarkId::new(name.join("-"), format!("b{batch}"));
     group.bench_function(id, |bencher| {

@@ -7,6 +7,7 @@ use crate::evaluation::Clock;
 use crate::lanes;
 use crate::loss::{Loss, Target};
 use crate::matrix::Buffer;
+use crate::rng::{self, Purpose, Stream};
 use crate::source::{Rows, Source};
 
 /// Targets: values (rows x columns) or class labels (rows x 1, integers).
@@ -23,6 +24,8 @@ pub struct Data<'a> {
     pub targets: Option<Targets<'a>>,
     pub weights: Option<Source<'a>>,
     pub role: Role,
+    /// Those rows of the arrays alone.
+    pub rows: Option<&'a [u32]>,
 }
 
 /// What the arrays are for; messages and external losses tell them apart.
@@ -44,8 +47,17 @@ pub enum Objective<'a> {
 }
 
 impl Data<'_> {
-    pub fn rows(&self) -> usize {
-        self.x.rows
+    /// Number of rows.
+    pub fn count(&self) -> usize {
+        self.rows.map_or(self.x.rows, <[u32]>::len)
+    }
+
+    /// Where `count` rows from `first` on lie in the arrays.
+    pub fn range(&self, first: usize, count: usize) -> Rows<'_> {
+        match self.rows {
+            Some(rows) => Rows::Picked(&rows[first..first + count]),
+            None => Rows::Range { first, count },
+        }
     }
 
     /// What the caller calls an array.
@@ -65,7 +77,7 @@ impl Data<'_> {
         inputs: usize,
         outputs: usize,
     ) -> Result<()> {
-        let rows = self.rows();
+        let rows = self.x.rows;
         if rows == 0 {
             return Err(Error::shape(self.name("X"), "at least one row", "no rows"));
         }
@@ -129,7 +141,7 @@ impl Data<'_> {
             Some(Targets::Values(y)) => Buffer::<F>::zeroed(y.cols)?,
             _ => Buffer::zeroed(0)?,
         };
-        for row in 0..self.rows() {
+        for row in 0..self.x.rows {
             if clock.due() {
                 tick()?;
             }
@@ -186,6 +198,80 @@ impl Data<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+/// How to hold rows out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Split {
+    /// Share of the rows that is held out.
+    pub fraction: f64,
+    pub seed: u64,
+}
+
+impl Split {
+    /// The rows to train on and those held out, both ascending: of each class, where targets are labels, as many as
+    /// its share of the rows asks for; else of all. Which ones, a permutation says.
+    pub fn of(&self, data: &Data<'_>) -> Result<(Buffer<u32>, Buffer<u32>)> {
+        let rows = data.x.rows;
+        let labels = match &data.targets {
+            Some(Targets::Labels(labels)) => Some(labels),
+            _ => None,
+        };
+        let class = |row: usize| {
+            labels.map_or(0, |labels| {
+                let mut label = [0.0f64];
+                labels.read(row, 0, &mut label);
+                label[0] as usize
+            })
+        };
+        let mut sizes = Vec::new();
+        for row in 0..rows {
+            let class = class(row);
+            if class >= sizes.len() {
+                sizes.resize(class + 1, 0usize);
+            }
+            sizes[class] += 1;
+        }
+        let mut wanted = self.shares(rows, &sizes);
+        let held = wanted.iter().sum();
+        let mut order = Buffer::zeroed(rows)?;
+        rng::permute(&mut order, Stream::new(self.seed, Purpose::Split, 0, 0));
+        let mut out = Buffer::<u32>::zeroed(held)?;
+        let mut place = out.iter_mut();
+        for &row in order.iter() {
+            let wanted = &mut wanted[class(row as usize)];
+            if *wanted > 0 {
+                *wanted -= 1;
+                if let Some(place) = place.next() {
+                    *place = row;
+                }
+            }
+        }
+        out.sort_unstable();
+        let mut rest = Buffer::<u32>::zeroed(rows - held)?;
+        let mut skip = out.iter().copied().peekable();
+        let left = (0..rows as u32).filter(|&row| skip.next_if_eq(&row).is_none());
+        for (place, row) in rest.iter_mut().zip(left) {
+            *place = row;
+        }
+        Ok((rest, out))
+    }
+
+    /// How many rows of each class to hold out: the whole, rounded, by largest remainders; of equal ones the first
+    /// class has it.
+    fn shares(&self, rows: usize, sizes: &[usize]) -> Vec<usize> {
+        let whole = (rows as f64 * self.fraction).round() as usize;
+        let exact = |size: usize| size as f64 * self.fraction;
+        let mut shares: Vec<usize> = sizes.iter().map(|&size| exact(size) as usize).collect();
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        let remainder = |class: &usize| exact(sizes[*class]) - shares[*class] as f64;
+        order.sort_by(|a, b| remainder(b).total_cmp(&remainder(a)));
+        let missing = whole.saturating_sub(shares.iter().sum());
+        for &class in order.iter().take(missing) {
+            shares[class] += 1;
+        }
+        shares
     }
 }
 
@@ -257,5 +343,43 @@ impl<F: Element> BatchTargets<F> {
     pub fn whole(&self, rows: usize) -> f64 {
         self.weights(rows)
             .map_or(rows as f64, |w| lanes::sum(w.iter().copied()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_takes_of_each_class_its_share_and_every_row_once() {
+        for sizes in [vec![10], vec![50, 50], vec![97, 1, 2], vec![33, 0, 34, 7]] {
+            for fraction in [0.0, 0.1, 0.25, 0.5, 0.9] {
+                let labels: Vec<f64> = (0..)
+                    .zip(&sizes)
+                    .flat_map(|(class, &size)| vec![f64::from(class); size])
+                    .collect();
+                let rows = labels.len();
+                let data = Data {
+                    x: Source::from_slice(&labels, rows, 1),
+                    targets: Some(Targets::Labels(Source::from_slice(&labels, rows, 1))),
+                    weights: None,
+                    role: Role::Main,
+                    rows: None,
+                };
+                let (rest, out) = Split { fraction, seed: 7 }.of(&data).unwrap();
+                let mut all: Vec<u32> = rest.iter().chain(out.iter()).copied().collect();
+                assert!(rest.is_sorted() && out.is_sorted());
+                all.sort_unstable();
+                assert!(all.iter().copied().eq(0..rows as u32));
+                assert_eq!(out.len(), (rows as f64 * fraction).round() as usize);
+                for (class, &size) in sizes.iter().enumerate() {
+                    let held = out
+                        .iter()
+                        .filter(|&&row| labels[row as usize] == class as f64)
+                        .count();
+                    assert!((held as f64 - size as f64 * fraction).abs() < 1.0);
+                }
+            }
+        }
     }
 }

@@ -107,6 +107,14 @@ pub trait Monitor<F: Element> {
     /// (row-major).
     fn loss(&mut self, role: Role, output: &[F], rows: Rows<'_>, d_output: &mut [F])
     -> Result<f64>;
+    /// The learning rate at time t, where it is a function of the caller's.
+    fn rate(&mut self, _t: u64) -> Result<f64> {
+        Ok(f64::NAN)
+    }
+    /// The figure that is watched, where the caller finds it.
+    fn measure(&mut self, _report: &EpochReport) -> Result<f64> {
+        Ok(f64::NAN)
+    }
     /// Whether [`Monitor::step_end`] is wanted.
     fn wants_steps(&self) -> bool {
         false
@@ -172,6 +180,10 @@ pub struct EpochReport {
     /// Mean loss over the epoch's batches, each measured before its step.
     pub loss: f64,
     pub validation: Option<Report>,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+    /// Whether the watched figure was better than ever before.
+    pub best: bool,
     pub seconds: f64,
 }
 
@@ -306,7 +318,7 @@ pub fn evaluate<F: Element>(
     objective: Objective<'_>,
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Report> {
-    let chunk = ROWS.min(data.rows());
+    let chunk = ROWS.min(data.count());
     let _session = pool::Session::new(chunk * shared.row_work);
     let mut workspace = shared
         .read()
@@ -317,9 +329,9 @@ pub fn evaluate<F: Element>(
     let classifies = matches!(objective, Objective::Core(loss) if loss.classifies());
     let (mut loss_sum, mut correct, mut whole) = (0.0, 0.0, 0.0);
     let mut clock = Clock::new();
-    for first in (0..data.rows()).step_by(ROWS) {
-        let count = ROWS.min(data.rows() - first);
-        let rows = Rows::Range { first, count };
+    for first in (0..data.count()).step_by(ROWS) {
+        let count = ROWS.min(data.count() - first);
+        let rows = data.range(first, count);
         data.x.gather(rows, workspace.input());
         targets.gather(data, rows);
         shared
@@ -369,7 +381,7 @@ pub fn value_and_gradient<F: Element>(
     mode: Pass<'_>,
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Gradient<F>> {
-    let rows = data.rows();
+    let rows = data.count();
     // A loss outside the core may use the network: it runs with no lock held, on a copy.
     let copy = match objective {
         Objective::Core(_) => None,
@@ -383,10 +395,7 @@ pub fn value_and_gradient<F: Element>(
     let mut targets = BatchTargets::new(data, rows)?;
     let mut parameters = Buffer::zeroed(network.parameters.len())?;
     let mut input = Buffer::zeroed(rows * inputs)?;
-    let all = Rows::Range {
-        first: 0,
-        count: rows,
-    };
+    let all = data.range(0, rows);
     data.x.gather(all, workspace.input());
     targets.gather(data, all);
     let pass = Pass {

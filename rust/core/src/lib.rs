@@ -32,9 +32,11 @@ pub mod optimizers;
 pub mod plan;
 pub mod pool;
 pub mod rng;
+pub mod schedule;
 pub mod simd;
 pub mod source;
 pub mod trainer;
+pub mod watch;
 
 /// Version of the numerics contract; results change only when it does.
 pub const NUMERICS_VERSION: u32 = 1;

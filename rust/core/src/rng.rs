@@ -13,6 +13,7 @@ pub enum Purpose {
     Bias = 2,
     Shuffle = 3,
     Dropout = 4,
+    Split = 5,
 }
 
 /// Distance of two neighbouring uniform numbers, 2^-53.
@@ -95,10 +96,14 @@ kernel! {
 /// Blocks that are made at once.
 const BULK: usize = 32;
 
-/// Fills `order` with the order of rows in `epoch`: Fisher-Yates, where the bounded number is the high
-/// half of a 64-bit product (its bias, below n / 2^64, is not measurable).
+/// Fills `order` with the order of rows in `epoch`.
 pub fn shuffle(order: &mut [u32], seed: u64, epoch: u64) {
-    let stream = Stream::new(seed, Purpose::Shuffle, 0, epoch);
+    permute(order, Stream::new(seed, Purpose::Shuffle, 0, epoch));
+}
+
+/// Fills `order` with a permutation: Fisher-Yates, where the bounded number is the high
+/// half of a 64-bit product (its bias, below n / 2^64, is not measurable).
+pub fn permute(order: &mut [u32], stream: Stream) {
     for (i, row) in order.iter_mut().enumerate() {
         *row = i as u32;
     }

@@ -1,9 +1,9 @@
 //! The epoch loop: shuffle, gather, step, evaluate, stop.
 
 use std::sync::RwLockWriteGuard;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::data::{BatchTargets, Data, Objective, Role};
+use crate::data::{self, BatchTargets, Data, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
@@ -12,18 +12,151 @@ use crate::network::{Network, Pass, Precision, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::pool;
 use crate::rng::{identity_order, shuffle};
+use crate::schedule::{PlateauState, Time};
 use crate::simd::bf16::Arithmetic;
 use crate::source::Rows;
+use crate::watch::{Best, Figure, Goal, Progress, Watch};
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
 pub struct FitPlan<'a> {
     pub data: Data<'a>,
     pub validation: Option<Data<'a>>,
+    /// Rows of the data to validate on instead.
+    pub split: Option<Split>,
     pub objective: Objective<'a>,
     pub epochs: u64,
     pub batch_size: usize,
     pub shuffle: bool,
+    /// Steps of this call, at most.
+    pub max_steps: Option<u64>,
+    pub max_time: Option<Duration>,
+    pub watch: Option<Watch>,
+    /// What lowers the rate of a schedule with a plateau.
+    pub plateau: Option<Goal>,
+}
+
+impl<'a> FitPlan<'a> {
+    /// One epoch of shuffled batches, and nothing else.
+    pub fn new(data: Data<'a>, objective: Objective<'a>, batch_size: usize) -> Self {
+        Self {
+            data,
+            validation: None,
+            split: None,
+            objective,
+            epochs: 1,
+            batch_size,
+            shuffle: true,
+            max_steps: None,
+            max_time: None,
+            watch: None,
+            plateau: None,
+        }
+    }
+
+    /// Refuses a split that leaves nothing, or nothing of weight, on a side.
+    fn check_parts(&self) -> Result<()> {
+        for (part, data) in [
+            ("training", Some(&self.data)),
+            ("validation", self.validation.as_ref()),
+        ] {
+            let Some(data) = data else { continue };
+            let rows = data.count();
+            let weighty = data.weights.is_none_or(|weights| {
+                let mut weight = [0.0f64];
+                (0..rows).any(|row| {
+                    weights.read(data.range(row, 1).get(0), 0, &mut weight);
+                    weight[0] > 0.0
+                })
+            });
+            if rows == 0 || !weighty {
+                return Err(Error::argument(
+                    "validation_split",
+                    format!("a share that leaves {part} at least one row of positive weight"),
+                    format!("{rows} rows of {}", data.x.rows),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a fit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Epochs,
+    Patience,
+    Steps,
+    Time,
+    Monitor,
+}
+
+impl Ending {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epochs => "epochs",
+            Self::Patience => "patience",
+            Self::Steps => "max_steps",
+            Self::Time => "max_time",
+            Self::Monitor => "callback",
+        }
+    }
+}
+
+/// Parameters and running statistics beside those of the network.
+struct Kept<F: Element> {
+    parameters: Buffer<F>,
+    state: Buffer<F>,
+    role: Role,
+}
+
+/// What is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The end of the last finite epoch.
+    Good,
+    /// The best epoch.
+    Best,
+    /// Where training ended; the network of this version holds the best epoch.
+    Last { version: u64 },
+}
+
+impl<F: Element> Kept<F> {
+    fn of(network: &Network<F>) -> Result<Self> {
+        Ok(Self {
+            parameters: Buffer::copied(&network.parameters)?,
+            state: Buffer::copied(&network.state)?,
+            role: Role::Good,
+        })
+    }
+
+    fn keep(&mut self, network: &Network<F>, role: Role) {
+        self.parameters.copy_from_slice(&network.parameters);
+        self.state.copy_from_slice(&network.state);
+        self.role = role;
+    }
+
+    /// Puts the kept ones back.
+    fn restore(&self, network: &mut Network<F>) {
+        network.parameters.copy_from_slice(&self.parameters);
+        network.state.copy_from_slice(&self.state);
+        network.version += 1;
+    }
+
+    fn swap(&mut self, network: &mut Network<F>) {
+        std::mem::swap(&mut self.parameters, &mut network.parameters);
+        std::mem::swap(&mut self.state, &mut network.state);
+        network.version += 1;
+    }
+}
+
+/// How far an epoch is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Position {
+    /// Batches done or passed over.
+    pub batches: u64,
+    loss_sum: f64,
+    whole: f64,
 }
 
 /// Training state of one network: moments, counters, buffers.
@@ -36,6 +169,13 @@ pub struct Trainer<F: Element> {
     pub epoch: u64,
     /// Steps done.
     pub step: u64,
+    position: Position,
+    plateau: PlateauState,
+    plateau_progress: Progress,
+    /// What was watched for, and whether the best parameters were to be restored.
+    goal: Option<(Goal, bool)>,
+    progress: Progress,
+    kept: Option<Kept<F>>,
     workspace: Option<Workspace<F>>,
     gradient: Buffer<F>,
 }
@@ -44,8 +184,24 @@ pub struct Trainer<F: Element> {
 struct Batch<F: Element> {
     order: Buffer<u32>,
     targets: BatchTargets<F>,
-    /// Parameters and running statistics at the end of the last finite epoch.
-    good: (Buffer<F>, Buffer<F>),
+}
+
+/// When a fit has to end.
+struct Limits {
+    steps: u64,
+    deadline: Option<Instant>,
+}
+
+impl Limits {
+    fn reached(&self, step: u64) -> Option<Ending> {
+        if step >= self.steps {
+            Some(Ending::Steps)
+        } else if self.deadline.is_some_and(|at| Instant::now() >= at) {
+            Some(Ending::Time)
+        } else {
+            None
+        }
+    }
 }
 
 impl<F: Element> Trainer<F> {
@@ -70,20 +226,29 @@ impl<F: Element> Trainer<F> {
             seed,
             epoch: 0,
             step: 0,
+            position: Position::default(),
+            plateau: PlateauState::START,
+            plateau_progress: Progress::default(),
+            goal: None,
+            progress: Progress::default(),
+            kept: None,
             workspace: None,
             gradient: Buffer::zeroed(len)?,
         })
     }
 
-    /// Trains for `plan.epochs` epochs, or until the monitor says stop. Refuses bad data before anything has
-    /// changed. On [`Error::Interrupted`] the network holds the last complete step; on [`Error::Diverged`] the
-    /// parameters of the last finite epoch, and the moments start anew.
+    /// Trains for `plan.epochs` epochs, or until a limit is reached, patience is at its end or the monitor says stop.
+    /// Refuses bad data before anything has changed. At the end the network holds the parameters of the best epoch
+    /// where that is watched for, and a next fit goes on from the last ones, unless the network has been changed
+    /// meanwhile. Else, on [`Error::Interrupted`] it holds the last complete step; on [`Error::Diverged`] the parameters
+    /// of the best or the last finite epoch, and the moments start anew.
     pub fn fit(
         &mut self,
         shared: &Shared<F>,
         plan: FitPlan<'_>,
         monitor: &mut dyn Monitor<F>,
-    ) -> Result<()> {
+    ) -> Result<Ending> {
+        let begun = Instant::now();
         if plan.batch_size == 0 {
             return Err(Error::argument("batch_size", "a positive integer", 0));
         }
@@ -95,19 +260,33 @@ impl<F: Element> Trainer<F> {
         if let Some(validation) = &plan.validation {
             validation.check_shapes(plan.objective, inputs, outputs)?;
         }
-        let rows = plan.data.rows();
+        for data in std::iter::once(&plan.data).chain(&plan.validation) {
+            data.check_values::<F>(plan.objective, outputs, false, &mut || monitor.tick())?;
+        }
+        let parts = plan.split.map(|split| split.of(&plan.data)).transpose()?;
+        let mut plan = plan;
+        if let Some((rest, out)) = &parts {
+            plan.data.rows = Some(rest);
+            let role = data::Role::Validation;
+            plan.validation = Some(Data {
+                rows: Some(out),
+                role,
+                ..plan.data
+            });
+            plan.check_parts()?;
+        }
+        let rows = plan.data.count();
         let batch_size = plan.batch_size.min(rows);
         let mut batch = Batch {
-            order: identity_order(rows)?,
-            targets: BatchTargets::new(&plan.data, batch_size)?,
-            good: {
-                let network = shared.read();
-                (
-                    Buffer::copied(&network.parameters)?,
-                    Buffer::copied(&network.state)?,
-                )
+            order: match plan.data.rows {
+                Some(rows) => Buffer::copied(rows)?,
+                None => identity_order(rows)?,
             },
+            targets: BatchTargets::new(&plan.data, batch_size)?,
         };
+        if self.kept.is_none() {
+            self.kept = Some(Kept::of(&shared.read())?);
+        }
         if self.workspace.as_ref().is_none_or(|w| w.rows != batch_size) {
             self.workspace = None;
             let workspace = shared
@@ -115,65 +294,180 @@ impl<F: Element> Trainer<F> {
                 .workspace(batch_size, true, false, self.precision);
             self.workspace = Some(workspace?);
         }
-        for data in std::iter::once(&plan.data).chain(&plan.validation) {
-            data.check_values::<F>(plan.objective, outputs, false, &mut || monitor.tick())?;
-        }
+        self.take_up(shared, &plan);
+        let limits = Limits {
+            steps: self.step.saturating_add(plan.max_steps.unwrap_or(u64::MAX)),
+            deadline: plan.max_time.and_then(|time| begun.checked_add(time)),
+        };
         let _session = pool::Session::new(shared.read().step_work(batch_size));
+        let ended = self.run(shared, &plan, &mut batch, &limits, monitor);
+        self.hand_over(shared, ended)
+    }
+
+    /// The best epoch that was watched for.
+    pub fn best(&self) -> Option<Best> {
+        self.progress.best
+    }
+
+    /// What the last fit put aside comes back, if nobody has touched the network since, and figures of another goal
+    /// are forgotten.
+    fn take_up(&mut self, shared: &Shared<F>, plan: &FitPlan<'_>) {
+        let Some(kept) = &mut self.kept else { return };
+        let mut network = shared.write();
+        if let Role::Last { version } = kept.role
+            && version == network.version
+        {
+            kept.swap(&mut network);
+            kept.role = Role::Best;
+        }
+        let goal = plan.watch.map(|watch| (watch.goal, watch.restore));
+        let restore = plan.watch.is_some_and(|watch| watch.restore);
+        if goal != self.goal || restore && kept.role != Role::Best {
+            self.goal = goal;
+            self.progress = Progress::default();
+        }
+        if !restore || self.progress.best.is_none() {
+            kept.keep(&network, Role::Good);
+        }
+        if patience_ended(plan, &self.progress) {
+            self.progress.waited = 0;
+        }
+    }
+
+    /// The network as the caller gets it.
+    fn hand_over(&mut self, shared: &Shared<F>, ended: Result<Ending>) -> Result<Ending> {
+        let Some(mut kept) = self.kept.take() else {
+            return ended;
+        };
+        let mut network = shared.write();
+        match ended {
+            Err(Error::Diverged { .. }) => {
+                kept.restore(&mut network);
+                self.state.reset();
+            }
+            _ if kept.role == Role::Best => kept.swap(&mut network),
+            _ => {}
+        }
+        // The end of the last finite epoch is what the network holds itself.
+        if kept.role == Role::Best {
+            kept.role = Role::Last {
+                version: network.version,
+            };
+            self.kept = Some(kept);
+        }
+        ended
+    }
+
+    fn run(
+        &mut self,
+        shared: &Shared<F>,
+        plan: &FitPlan<'_>,
+        batch: &mut Batch<F>,
+        limits: &Limits,
+        monitor: &mut dyn Monitor<F>,
+    ) -> Result<Ending> {
         let mut clock = Clock::new();
         for _ in 0..plan.epochs {
             let begun = Instant::now();
             let epoch = self.epoch;
             self.epoch += 1;
+            self.position = Position::default();
             if plan.shuffle {
                 shuffle(&mut batch.order, self.seed, epoch);
+                if let Some(rows) = plan.data.rows {
+                    for row in batch.order.iter_mut() {
+                        *row = rows[*row as usize];
+                    }
+                }
             }
-            let run = self.run_epoch(shared, &plan, &mut batch, epoch, &mut clock, monitor);
-            let (loss, stop) = run.map_err(|error| self.recover(error, shared, &batch))?;
-            // The lock is released here: recovering takes it for writing.
-            let fault = self.non_finite(&shared.read());
-            if let Some(what) = fault {
-                return Err(self.recover(self.diverged(what), shared, &batch));
-            }
-            {
-                let network = shared.read();
-                batch.good.0.copy_from_slice(&network.parameters);
-                batch.good.1.copy_from_slice(&network.state);
+            let mut rate = f64::NAN;
+            let cut =
+                self.run_epoch(shared, plan, batch, limits, &mut clock, monitor, &mut rate)?;
+            if let Some(what) = self.non_finite(&shared.read()) {
+                return Err(self.diverged(what));
             }
             let validation = match &plan.validation {
                 Some(data) => Some(evaluate(shared, data, plan.objective, monitor)?),
                 None => None,
             };
-            let report = EpochReport {
+            let mut report = EpochReport {
                 epoch,
                 step: self.step,
-                loss,
+                loss: self.position.loss_sum / self.position.whole,
                 validation,
+                learning_rate: rate,
+                best: false,
                 seconds: begun.elapsed().as_secs_f64(),
             };
-            if monitor.epoch_end(&report)? || stop {
-                break;
+            self.observe(shared, plan, &mut report, monitor)?;
+            let stop = monitor.epoch_end(&report)?;
+            let ending = if stop { Some(Ending::Monitor) } else { cut };
+            if let Some(ending) = ending {
+                return Ok(ending);
+            }
+            if patience_ended(plan, &self.progress) {
+                return Ok(Ending::Patience);
             }
             if clock.due() {
                 monitor.tick()?;
             }
         }
+        Ok(Ending::Epochs)
+    }
+
+    /// Takes the figures of an epoch in, and keeps its parameters if they are to be kept.
+    fn observe(
+        &mut self,
+        shared: &Shared<F>,
+        plan: &FitPlan<'_>,
+        report: &mut EpochReport,
+        monitor: &mut dyn Monitor<F>,
+    ) -> Result<()> {
+        if let Some(watch) = &plan.watch {
+            let value = figure(watch.goal.figure, report, monitor)?;
+            report.best = self.progress.observe(&watch.goal, report.epoch, value);
+        }
+        if let (Some(goal), Some(plateau)) = (&plan.plateau, self.optimizer.learning_rate.plateau())
+        {
+            let value = figure(goal.figure, report, monitor)?;
+            let better = self.plateau_progress.observe(goal, report.epoch, value);
+            self.plateau.observe(plateau, better);
+        }
+        let restore = plan.watch.is_some_and(|watch| watch.restore);
+        if let Some(kept) = &mut self.kept {
+            if restore && report.best {
+                kept.keep(&shared.read(), Role::Best);
+            } else if kept.role == Role::Good {
+                kept.keep(&shared.read(), Role::Good);
+            }
+        }
         Ok(())
     }
 
-    /// One pass over the data. Returns the mean loss and whether the monitor wants to stop.
+    /// One pass over the data. Says why training has to end, if it has to; `rate` is that of the last step.
     fn run_epoch(
         &mut self,
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
-        epoch: u64,
+        limits: &Limits,
         clock: &mut Clock,
         monitor: &mut dyn Monitor<F>,
-    ) -> Result<(f64, bool)> {
+        rate: &mut f64,
+    ) -> Result<Option<Ending>> {
         let Some(mut workspace) = self.workspace.take() else {
-            return Ok((f64::NAN, true));
+            return Ok(Some(Ending::Monitor));
         };
-        let result = self.run_batches(shared, plan, batch, epoch, clock, monitor, &mut workspace);
+        let result = self.run_batches(
+            shared,
+            plan,
+            batch,
+            limits,
+            clock,
+            monitor,
+            &mut workspace,
+            rate,
+        );
         self.workspace = Some(workspace);
         result
     }
@@ -183,21 +477,25 @@ impl<F: Element> Trainer<F> {
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
-        epoch: u64,
+        limits: &Limits,
         clock: &mut Clock,
         monitor: &mut dyn Monitor<F>,
         workspace: &mut Workspace<F>,
-    ) -> Result<(f64, bool)> {
-        let (mut loss_sum, mut whole) = (0.0, 0.0);
+        rate: &mut f64,
+    ) -> Result<Option<Ending>> {
         let mut guard = Some(shared.write());
-        let size = workspace.rows;
+        let (size, epoch) = (workspace.rows, self.epoch - 1);
         for (number, rows) in batch.order.chunks(size).enumerate() {
+            if (number as u64) < self.position.batches {
+                continue;
+            }
             let picked = Rows::Picked(rows);
             let count = rows.len();
             plan.data.x.gather(picked, workspace.input());
             batch.targets.gather(&plan.data, picked);
             let weight = batch.targets.whole(count);
             if weight <= 0.0 {
+                self.position.batches += 1;
                 let_others_in(shared, &mut guard);
                 if clock.due() {
                     guard = None;
@@ -205,6 +503,16 @@ impl<F: Element> Trainer<F> {
                 }
                 continue;
             }
+            let time = Time {
+                step: self.state.step,
+                epoch,
+            };
+            *rate = self.plateau.scale
+                * self.optimizer.learning_rate.rate(time, &mut |t| {
+                    // A function of the caller's is called with no lock held.
+                    guard = None;
+                    monitor.rate(t)
+                })?;
             let pass = Pass {
                 training: true,
                 seed: self.seed,
@@ -229,21 +537,25 @@ impl<F: Element> Trainer<F> {
                     let len = count * network.outputs;
                     guard = None;
                     let d_output = &mut workspace.d_output[..len];
-                    monitor.loss(Role::Main, &workspace.output[..len], picked, d_output)?
+                    monitor.loss(data::Role::Main, &workspace.output[..len], picked, d_output)?
                 }
             };
             if !loss.is_finite() {
                 return Err(self.diverged("the loss"));
             }
             let network = guard.get_or_insert_with(|| shared.write());
-            self.update(network, workspace, count, pass)?;
-            loss_sum += loss * weight;
-            whole += weight;
+            self.update(network, workspace, count, pass, *rate)?;
+            self.position.batches += 1;
+            self.position.loss_sum += loss * weight;
+            self.position.whole += weight;
             if monitor.wants_steps() {
                 guard = None;
                 if monitor.step_end(epoch, self.step, loss)? {
-                    return Ok((loss_sum / whole, true));
+                    return Ok(Some(Ending::Monitor));
                 }
+            }
+            if let Some(ending) = limits.reached(self.step) {
+                return Ok(Some(ending));
             }
             let_others_in(shared, &mut guard);
             // After the last batch the epoch is recorded first.
@@ -252,7 +564,7 @@ impl<F: Element> Trainer<F> {
                 monitor.tick()?;
             }
         }
-        Ok((loss_sum / whole, false))
+        Ok(None)
     }
 
     /// Backward pass and optimiser step.
@@ -262,15 +574,16 @@ impl<F: Element> Trainer<F> {
         workspace: &mut Workspace<F>,
         rows: usize,
         pass: Pass<'_>,
+        rate: f64,
     ) -> Result<()> {
         let (state, gradient) = (&mut self.state, &mut self.gradient);
-        if let Some(update) = self.optimizer.elementwise(state) {
+        if let Some(update) = self.optimizer.elementwise(state, rate) {
             network.backward_and_update(workspace, rows, pass, gradient, update, state);
         } else {
             network.backward(workspace, rows, pass, gradient);
             let step = self
                 .optimizer
-                .step(state, &mut network.parameters, gradient);
+                .step(state, &mut network.parameters, gradient, rate);
             if step.is_err() {
                 return Err(self.diverged("the norm of the gradient"));
             }
@@ -300,18 +613,26 @@ impl<F: Element> Trainer<F> {
             None
         }
     }
+}
 
-    /// After a divergence: back to the last finite epoch, with fresh moments.
-    fn recover(&mut self, error: Error, shared: &Shared<F>, batch: &Batch<F>) -> Error {
-        if matches!(error, Error::Diverged { .. }) {
-            let mut network = shared.write();
-            network.parameters.copy_from_slice(&batch.good.0);
-            network.state.copy_from_slice(&batch.good.1);
-            network.version += 1;
-            self.state.reset();
-        }
-        error
-    }
+/// Whether patience is at its end.
+fn patience_ended(plan: &FitPlan<'_>, progress: &Progress) -> bool {
+    let patience = plan.watch.and_then(|watch| watch.patience);
+    patience.is_some_and(|patience| progress.waited >= patience)
+}
+
+fn figure<F: Element>(
+    figure: Figure,
+    report: &EpochReport,
+    monitor: &mut dyn Monitor<F>,
+) -> Result<f64> {
+    let validation = report.validation;
+    Ok(match figure {
+        Figure::Loss => report.loss,
+        Figure::ValidationLoss => validation.map_or(f64::NAN, |v| v.loss),
+        Figure::ValidationAccuracy => validation.and_then(|v| v.accuracy).unwrap_or(f64::NAN),
+        Figure::External => monitor.measure(report)?,
+    })
 }
 
 /// Gives way to threads that wait for the network.

@@ -15,6 +15,7 @@ use ranvier_core::loss::Loss;
 use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
 use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::schedule::Schedule;
 use ranvier_core::source::{Rows, Sink, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
 
@@ -76,7 +77,6 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
     let shared = Shared::new(Network::<f32>::new(&layers, 20, 1).unwrap());
     let optimizer = Optimizer {
         rule: Rule::Adam(Adam {
-            learning_rate: 1e-3,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -86,6 +86,7 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
             dialect: Dialect::Torch,
         }),
         clip: Clip::Norm(1.0),
+        learning_rate: Schedule::constant(1e-3),
     };
     let mut trainer = Trainer::new(&shared.read(), optimizer, precision, 1).unwrap();
     let x: Vec<f32> = (0..130 * 20).map(|i| (i % 17) as f32 - 8.0).collect();
@@ -93,18 +94,16 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
     let loss = Loss::CrossEntropy {
         label_smoothing: 0.1,
     };
+    let data = Data {
+        x: Source::from_slice(&x, 130, 20),
+        targets: Some(Targets::Labels(Source::from_slice(&y, 130, 1))),
+        weights: None,
+        role: Role::Main,
+        rows: None,
+    };
     let plan = |epochs| FitPlan {
-        data: Data {
-            x: Source::from_slice(&x, 130, 20),
-            targets: Some(Targets::Labels(Source::from_slice(&y, 130, 1))),
-            weights: None,
-            role: Role::Main,
-        },
-        validation: None,
-        objective: Objective::Core(&loss),
         epochs,
-        batch_size: 32,
-        shuffle: true,
+        ..FitPlan::new(data, Objective::Core(&loss), 32)
     };
     trainer.fit(&shared, plan(1), &mut Nobody).unwrap();
     let before = ALLOCATIONS.load(Ordering::Relaxed);

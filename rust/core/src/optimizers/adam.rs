@@ -1,9 +1,10 @@
 //! Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) and AMSGrad (Reddi et al. 2018).
 
 use super::each::{each3, each4};
-use super::{Dialect, flush, power};
+use super::{Dialect, flush};
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::math::integer_power;
 
 /// m += (1−β1)(g−m); v = β2·v + ((1−β2)g)g; with AMSGrad v is replaced by its largest value so far; then
 ///
@@ -13,7 +14,6 @@ use crate::error::{Error, Result};
 /// Decay: coupled, g += λθ; or decoupled, θ ← θ(1−γλ) before the step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
-    pub learning_rate: f64,
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
@@ -60,16 +60,16 @@ impl Adam {
         Ok(())
     }
 
-    /// The coefficients of step number `count`, from 1.
-    pub(super) fn step<F: Element>(&self, count: u64) -> Step<F> {
-        let correction1 = 1.0 - power(self.beta1, count);
-        let root = (1.0 - power(self.beta2, count)).sqrt();
+    /// The coefficients of step number `count`, from 1, at a rate.
+    pub(super) fn step<F: Element>(&self, count: u64, rate: f64) -> Step<F> {
+        let correction1 = 1.0 - integer_power(self.beta1, count);
+        let root = (1.0 - integer_power(self.beta2, count)).sqrt();
         let torch = self.dialect == Dialect::Torch;
         Step {
             rate: F::of(if torch {
-                self.learning_rate / correction1
+                rate / correction1
             } else {
-                self.learning_rate * root / correction1
+                rate * root / correction1
             }),
             keep1: F::of(1.0 - self.beta1),
             keep2: F::of(self.beta2),
@@ -82,7 +82,7 @@ impl Adam {
                 self.weight_decay
             }),
             shrink: F::of(if self.decoupled {
-                1.0 - self.learning_rate * self.weight_decay
+                1.0 - rate * self.weight_decay
             } else {
                 1.0
             }),

@@ -13,6 +13,7 @@ pub use sgd::Sgd;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, for_each_chunk};
+use crate::schedule::Schedule;
 use crate::simd::kernel;
 
 /// Elements given to one task.
@@ -52,11 +53,12 @@ pub enum Rule {
     Adam(Adam),
 }
 
-/// A rule and the clipping in front of it.
+/// A rule, the clipping in front of it, and the rate that it is followed at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Optimizer {
     pub rule: Rule,
     pub clip: Clip,
+    pub learning_rate: Schedule,
 }
 
 /// What an optimiser remembers of one network: step count and moments.
@@ -101,13 +103,17 @@ impl Optimizer {
         })
     }
 
-    /// The update of the step that follows: element by element, so that it can run wherever a gradient is
+    /// The update of the step that follows, at a rate: element by element, so that it can run wherever a gradient is
     /// finished. None when the clipping has to see the whole gradient first.
-    pub fn elementwise<F: Element>(&self, state: &OptimizerState<F>) -> Option<Update<F>> {
-        (!matches!(self.clip, Clip::Norm(_))).then(|| self.update(state))
+    pub fn elementwise<F: Element>(
+        &self,
+        state: &OptimizerState<F>,
+        rate: f64,
+    ) -> Option<Update<F>> {
+        (!matches!(self.clip, Clip::Norm(_))).then(|| self.update(state, rate))
     }
 
-    fn update<F: Element>(&self, state: &OptimizerState<F>) -> Update<F> {
+    fn update<F: Element>(&self, state: &OptimizerState<F>, rate: f64) -> Update<F> {
         let count = state.step + 1;
         Update {
             limit: match self.clip {
@@ -115,22 +121,23 @@ impl Optimizer {
                 _ => None,
             },
             rule: match &self.rule {
-                Rule::Sgd(sgd) => UpdateRule::Sgd(sgd.step(count)),
-                Rule::Adam(adam) => UpdateRule::Adam(adam.step(count)),
+                Rule::Sgd(sgd) => UpdateRule::Sgd(sgd.step(count, rate)),
+                Rule::Adam(adam) => UpdateRule::Adam(adam.step(count, rate)),
             },
         }
     }
 
-    /// One step: clips `gradient` in place, then updates `parameters`. Refuses (before any change to
+    /// One step at a rate: clips `gradient` in place, then updates `parameters`. Refuses (before any change to
     /// parameters or moments) a gradient whose norm is asked for and is not finite.
     pub fn step<F: Element>(
         &self,
         state: &mut OptimizerState<F>,
         parameters: &mut [F],
         gradient: &mut [F],
+        rate: f64,
     ) -> std::result::Result<(), NonFiniteNorm> {
         self.clip.scale(gradient)?;
-        let update = self.update(state);
+        let update = self.update(state, rate);
         update.run(gradient, state.moments(parameters));
         state.step += 1;
         Ok(())
@@ -181,19 +188,6 @@ kernel! {
 /// The gradient's norm is NaN or infinite.
 #[derive(Debug)]
 pub struct NonFiniteNorm;
-
-/// base^exponent by repeated squaring.
-fn power(mut base: f64, mut exponent: u64) -> f64 {
-    let mut result = 1.0;
-    while exponent > 0 {
-        if exponent & 1 == 1 {
-            result *= base;
-        }
-        base *= base;
-        exponent >>= 1;
-    }
-    result
-}
 
 /// Moments that have decayed below the normal numbers are zero: arithmetic on them is slow on some
 /// processors and changes nothing.

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 ///   θ −= γλθ first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sgd {
-    pub learning_rate: f64,
     pub momentum: f64,
     pub dampening: f64,
     pub nesterov: bool,
@@ -58,11 +57,11 @@ impl Sgd {
         Ok(())
     }
 
-    /// The coefficients of step number `count`, from 1.
-    pub(super) fn step<F: Element>(&self, count: u64) -> Step<F> {
+    /// The coefficients of step number `count`, from 1, at a rate.
+    pub(super) fn step<F: Element>(&self, count: u64, rate: f64) -> Step<F> {
         let torch = self.dialect == Dialect::Torch;
         Step {
-            rate: F::of(self.learning_rate),
+            rate: F::of(rate),
             momentum: F::of(self.momentum),
             fresh: F::of(if count == 1 {
                 1.0
@@ -73,7 +72,7 @@ impl Sgd {
             shrink: F::of(if torch {
                 1.0
             } else {
-                1.0 - self.learning_rate * self.weight_decay
+                1.0 - rate * self.weight_decay
             }),
             nesterov: self.nesterov,
             torch,
