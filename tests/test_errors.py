@@ -147,8 +147,9 @@ REALS = {
 }
 NONE_IS_A_DEFAULT = {"seed", "learning_rate", "momentum", "weight_decay", "clip_norm"}
 NONE_IS_A_DEFAULT |= {"clip_value", "eps", "pos_weight", "tolerance", "input_size"}
+NONE_IS_A_DEFAULT |= {"epochs", "batch_size"}
 NONE_IS_NO_DEFAULT = {"eps of layer norm", "eps of batch norm", "momentum of batch norm"}
-NONE_IS_NO_DEFAULT |= {"pos_weight in a list", "seed of crosscheck"}
+NONE_IS_NO_DEFAULT |= {"pos_weight in a list", "seed of crosscheck", "batch_size of crosscheck"}
 SEVERAL = {"q", "pos_weight"}
 
 
@@ -222,7 +223,7 @@ SWITCHES = {
 @pytest.mark.parametrize("case", SWITCHES)
 def test_switches_are_true_or_false(case):
     for value in (None, 0, 1, 2, "yes", "no", "", 1.0, [], [True], np.array([True, False]), object):
-        if value is None and case == "nesterov":
+        if value is None and case in ("nesterov", "shuffle"):
             continue
         refused(rv.DTypeError, f"^{argument_of(case)}: ", SWITCHES[case], value)
     SWITCHES[case](np.True_)

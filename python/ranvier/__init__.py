@@ -16,13 +16,14 @@ from typing import Any
 from . import activations, datasets, errors, initializers, losses, optimizers, schedules
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
-from .callbacks import Callback, EarlyStopping
+from .callbacks import Callback, Checkpoint, EarlyStopping
 from .config import config, get_num_threads, set_num_threads, show_config
 from .errors import (
     ArgumentError,
     BusyError,
     DivergedError,
     DTypeError,
+    FileFormatError,
     InternalError,
     MissingDependencyError,
     NotFittedError,
@@ -32,7 +33,7 @@ from .errors import (
 )
 from .history import History
 from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
-from .model import Gradients, Sequential
+from .model import Gradients, Sequential, load
 from .optimizers import SGD, Adam, AdamW
 from .trainer import Trainer
 
@@ -45,12 +46,14 @@ __all__ = [
     "BatchNorm",
     "BusyError",
     "Callback",
+    "Checkpoint",
     "CrosscheckReport",
     "DTypeError",
     "Dense",
     "DivergedError",
     "Dropout",
     "EarlyStopping",
+    "FileFormatError",
     "Gradients",
     "History",
     "InternalError",
@@ -71,6 +74,7 @@ __all__ = [
     "errors",
     "get_num_threads",
     "initializers",
+    "load",
     "losses",
     "optimizers",
     "reference",

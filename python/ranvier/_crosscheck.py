@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import activations, initializers, layers, losses, optimizers, schedules
-from ._arrays import Array, integer, real
+from ._arrays import Array, boolean, integer, real
 from .callbacks import Callback
 from .errors import DTypeError, RanvierError
 from .losses import Loss, LossLike, arrays_of
@@ -132,6 +132,7 @@ def crosscheck(
     seed = integer(seed, "seed", least=0, most=2**64 - 1)
     steps = integer(steps, "steps", least=1)
     batch_size = integer(batch_size, "batch_size", least=1)
+    shuffle = boolean(shuffle, "shuffle")
     allowed = (
         TOLERANCE[model.dtype.name]
         if tolerance is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
-
 import numpy as np
 
 from ._arrays import Array
@@ -28,6 +26,9 @@ def load_digits() -> tuple[Array, Array]:
         >>> X.shape, int(y[0])
         ((1797, 64), 0)
     """
+    # Importing ranvier is quicker without it.
+    from importlib.resources import as_file, files
+
     with as_file(files("ranvier") / "data" / "digits.npz") as path, np.load(path) as stored:
         pixels, digits = stored["pixels"], stored["digits"]
     return (pixels / np.float32(16)).astype(np.float32), digits.astype(np.int64)

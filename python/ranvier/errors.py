@@ -8,6 +8,7 @@ __all__ = [
     "BusyError",
     "DTypeError",
     "DivergedError",
+    "FileFormatError",
     "InternalError",
     "MissingDependencyError",
     "NotFittedError",
@@ -39,6 +40,10 @@ class NotFittedError(RanvierError, AttributeError):
 
 class DivergedError(RanvierError, ArithmeticError):
     """Training left the finite numbers; the model holds the last finite state."""
+
+
+class FileFormatError(RanvierError, ValueError):
+    """A file is damaged, or none of ranvier's; the message names the file and the fault."""
 
 
 class OutOfMemoryError(RanvierError, MemoryError):

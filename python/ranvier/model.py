@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import numpy as np
 from . import _core
 from ._arrays import Array, boolean, destination, empty, features, integer, numeric
 from ._arrays import seed as checked_seed
-from .errors import ArgumentError, DTypeError, InternalError, NotFittedError, ShapeError
+from ._files import Path, Reader, contents, decode, encode, path_of, torch_names
+from .errors import (
+    ArgumentError,
+    DTypeError,
+    FileFormatError,
+    InternalError,
+    NotFittedError,
+    ShapeError,
+)
 from .layers import Layer
 from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
     from .history import History
     from .optimizers import OptimizerLike
 
-__all__ = ["Gradients", "Sequential"]
+__all__ = ["Gradients", "Sequential", "load"]
 
 
 class Gradients(dict[str, Array]):
@@ -155,10 +164,82 @@ class Sequential:
         return self.copy()
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a ranvier model cannot be pickled yet; "
-            "keep its definition and model.parameters(), and restore with set_parameters"
-        )
+        """A pickle holds a model file."""
+        if self._network is None:
+            return partial(Sequential, self._layers, seed=self._seed, dtype=self._dtype.name), ()
+        return _from_bytes, (self._write(None),)
+
+    def _write(self, path: str | None) -> bytes | None:
+        network = self._require()
+        metadata = {"ranvier.kind": "model", "ranvier.model": self._definition()}
+        return network.save(contents(path, self._layers, network.tables(), metadata))
+
+    def _definition(self) -> dict[str, Any]:
+        return {
+            "layers": encode(self._layers),
+            "input_size": self._input_size,
+            "seed": self._seed,
+            "dtype": self._dtype.name,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes the model to a file that `ranvier.load` reads: definition, parameters, statistics.
+
+        The format is safetensors, with the names and the layout, (out, in), of torch's Sequential:
+        `torch_model.load_state_dict(safetensors.torch.load_file(path))` takes it. The file is
+        written beside its place, synced and renamed: a crash leaves the old file or the new one.
+
+        Args:
+            path: where to; a file that is there is replaced. The ending is usually ".safetensors".
+
+        Raises:
+            OSError: the system refused, with its errno. What was at the path is still there.
+            NotFittedError: the model does not know its input_size yet.
+
+        Example:
+            >>> import os, tempfile, numpy as np, ranvier as rv
+            >>> model = rv.Sequential([rv.Dense(2)], input_size=3)
+            >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+            >>> model.save(path)
+            >>> bool(np.all(rv.load(path).predict(np.eye(3)) == model.predict(np.eye(3))))
+            True
+        """
+        self._write(path_of(path))
+
+    def load_weights(self, path: Path) -> None:
+        """Replaces all parameters by those of a safetensors file with torch's names.
+
+        The file may come from elsewhere: `safetensors.torch.save_file(torch_model.state_dict(),
+        path)` for a `torch.nn.Sequential` of the same layers. Tensors are float32 or float64.
+
+        Raises:
+            FileFormatError: the file is damaged, a tensor is missing, superfluous or of another
+                shape or type. Nothing has changed.
+            ArgumentError: a number is not finite. Nothing has changed.
+            OSError: the system refused.
+        """
+        file = _core.File(path_of(path), None, False)
+        found = {name: (dtype, tuple(shape)) for name, dtype, shape in file.tensors()}
+        own = self._shapes()
+        names = dict(zip(own, torch_names(self._layers, list(own)), strict=True))
+        counters = {name for name in found if name.endswith(".num_batches_tracked")}
+        if set(names.values()) != set(found) - counters:
+            raise FileFormatError(
+                f"{path}: expected tensors {list(names.values())}, got {sorted(found)}"
+            )
+        values = {}
+        for name, theirs in names.items():
+            dtype, shape = found[theirs]
+            expected = own[name][::-1] or (1,)
+            if dtype not in ("F32", "F64") or shape != expected:
+                raise FileFormatError(
+                    f"{path}: expected F32 or F64 of shape {expected} for {theirs!r}, "
+                    f"got {dtype} of shape {shape}"
+                )
+            array = empty(shape, np.float32 if dtype == "F32" else np.float64)
+            file.read(theirs, array)
+            values[name] = array.T.reshape(own[name])
+        self.set_parameters(values)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter and running statistic, in the core's order."""
@@ -346,6 +427,44 @@ class Sequential:
         from .trainer import Trainer
 
         return Trainer(self, loss=loss, optimizer=optimizer, seed=seed).fit(X, y, **options)
+
+
+def _restore(reader: Reader, model: dict[str, Any]) -> Sequential:
+    layers = decode(model["layers"])
+    twin = Sequential(layers, seed=model["seed"], dtype=model["dtype"])
+    if any(not isinstance(layer, Layer) for layer in twin._layers):
+        raise ValueError("a layer that is none")
+    size = integer(model["input_size"], "input_size", least=1, most=2**31)
+    specs = [layer._spec() for layer in layers]
+    tables = _core.tables(specs, size, twin._dtype.name)
+    names = torch_names(layers, [name for table in tables for name, _ in table])
+    twin._network = _core.Network.load(specs, size, twin._dtype.name, reader.file, names)
+    twin._input_size = size
+    return twin
+
+
+def read_model(reader: Reader) -> Sequential:
+    """The model of a file."""
+    model: Sequential = reader.take("ranvier.model", partial(_restore, reader))
+    return model
+
+
+def load(path: Path) -> Sequential:
+    """The model of a file that `Sequential.save` or `Trainer.save` has written.
+
+    Args:
+        path: the file. It is read whole and its checksum compared; nothing in it is executed.
+
+    Raises:
+        FileFormatError: the file is damaged, or none of ranvier's; the message says what is wrong.
+        OSError: the system refused, with its errno.
+    """
+    return read_model(Reader(path))
+
+
+def _from_bytes(data: bytes) -> Sequential:
+    """The model of a pickle."""
+    return read_model(Reader(data))
 
 
 def core_loss(

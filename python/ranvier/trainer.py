@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,24 @@ import numpy as np
 from . import _core
 from ._arrays import boolean, integer, real
 from ._arrays import seed as checked_seed
+from ._files import (
+    Opaque,
+    Path,
+    Reader,
+    contents,
+    decode,
+    encode,
+    fingerprint,
+    path_of,
+    torch_names,
+    tuples,
+)
 from .callbacks import Callback, EarlyStopping
-from .errors import ArgumentError, DTypeError
+from .errors import ArgumentError, BusyError, DTypeError, FileFormatError
 from .history import History
 from .losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
-from .model import Sequential, checked_model, core_loss
+from .model import Sequential, checked_model, core_loss, read_model
 from .optimizers import Optimizer, OptimizerLike
 from .optimizers import get as get_optimizer
 from .schedules import check_goal
@@ -83,6 +96,9 @@ class Trainer:
         self._seed = checked_seed(seed)
         self._core: _core.Trainer | None = None
         self._progress = (0, 0)
+        # Options of the last fit, and of one that a file had in progress.
+        self._plan: dict[str, Any] | None = None
+        self._resumable: dict[str, Any] | None = None
         self.history = History()
         self.stopped_by: str | None = None
 
@@ -124,19 +140,33 @@ class Trainer:
     @property
     def best_epoch(self) -> int | None:
         """The epoch whose watched figure was the best one; None if none was watched."""
-        best = self._core.best() if self._core is not None else None
+        best = self._best()
         return None if best is None else best[1]
 
     @property
     def best_value(self) -> float | None:
         """The watched figure of `best_epoch`."""
-        best = self._core.best() if self._core is not None else None
+        best = self._best()
         return None if best is None else best[0]
 
+    def _best(self) -> tuple[float, int] | None:
+        best: tuple[float, int] | None = (self._standing() or {"progress": (None, 0)})["progress"][
+            0
+        ]
+        return best
+
+    def _standing(self) -> dict[str, Any] | None:
+        """Where the training stands; None where that cannot be seen now."""
+        if self._core is None:
+            return None
+        try:
+            return self._core.standing()
+        except BusyError:
+            return None
+
     def _counters(self) -> tuple[int, int]:
-        counters = self._core.progress() if self._core is not None else None
-        if counters is not None:
-            self._progress = counters
+        if (standing := self._standing()) is not None:
+            self._progress = (standing["epoch"], standing["step"])
         return self._progress
 
     def __repr__(self) -> str:
@@ -148,26 +178,112 @@ class Trainer:
         )
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a ranvier trainer cannot be pickled or copied yet; make one from copies of its parts"
-        )
+        """A pickle holds a run's file, or the definition if nothing was trained."""
+        if self._core is None:
+            made = partial(Trainer, self._model, loss=self._loss, optimizer=self._optimizer)
+            return partial(made, precision=self._precision, seed=self._seed), ()
+        own = [part for part in (self._loss, self._optimizer) if _opaque(part)]
+        return _from_bytes, (*own, self._write(None))
+
+    def save(self, path: Path) -> None:
+        """Writes the run to a file, from which `Trainer.resume` goes on as if nothing had happened.
+
+        The file holds the model as `Sequential.save` writes it, so `ranvier.load` reads it too.
+        Between fits or in a callback of a fit, after any step. The file is written beside its
+        place, synced and renamed: a crash leaves the old file or the new one. A loss, or a function
+        for a rate, of one's own is not stored; `resume` asks for it.
+
+        Args:
+            path: where to; a file that is there is replaced. The ending is usually ".safetensors".
+
+        Raises:
+            OSError: the system refused, with its errno. What was at the path is still there.
+            NotFittedError: the model does not know its input_size yet.
+            BusyError: another thread is fitting with this trainer.
+        """
+        self._write(path_of(path))
+
+    def _write(self, path: str | None) -> bytes | None:
+        network = self._model._require()
+        core = self._ensured(network)
+        run = {
+            "loss": encode(self._loss),
+            "optimizer": encode(self._optimizer),
+            "precision": self._precision,
+            "seed": self._seed,
+            "stopped_by": self.stopped_by,
+            "plan": self._plan,
+            "standing": core.standing(),
+            "history": dict(self.history),
+        }
+        metadata = {"ranvier.kind": "run", "ranvier.model": self._model._definition()}
+        metadata["ranvier.run"] = run
+        return core.save(contents(path, self._model.layers, network.tables(), metadata))
+
+    def _ensured(self, network: _core.Network) -> _core.Trainer:
+        if self._core is None:
+            spec = self._optimizer._spec()
+            self._core = _core.Trainer(network, spec, self._precision, self._seed)
+        return self._core
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        *,
+        loss: LossLike | None = None,
+        optimizer: OptimizerLike | None = None,
+    ) -> Trainer:
+        """The run of a file, with a model of its own, as it was when it was saved.
+
+        `fit(X, y)` without `epochs` then carries the fit that was in progress to its end, from the
+        very step, to the same bits, whatever the number of threads: arrays, validation data and
+        callbacks are given again, all else comes from the file. `fit(X, y, epochs=...)` begins
+        another.
+
+        Args:
+            path: a file of `Trainer.save` or `Checkpoint`.
+            loss: in place of the one in the file; needed where that was one of one's own.
+            optimizer: likewise; a rule that remembers the same moments.
+
+        Raises:
+            FileFormatError: the file is damaged, or none of a run.
+            ArgumentError: the file needs a loss or an optimizer that was not given.
+            OSError: the system refused, with its errno.
+
+        Example:
+            >>> import os, tempfile, numpy as np, ranvier as rv
+            >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
+            >>> class Stop(rv.Callback):
+            ...     def on_epoch_end(self, epoch, logs):
+            ...         return epoch == 1
+            >>> model = rv.Sequential([rv.Dense(1)], input_size=2)
+            >>> trainer = rv.Trainer(model, loss="mse")
+            >>> history = trainer.fit(np.eye(2), np.ones(2), epochs=5, callbacks=[Stop()])
+            >>> trainer.save(path)
+            >>> again = rv.Trainer.resume(path)
+            >>> len(again.fit(np.eye(2), np.ones(2))["loss"])
+            5
+        """
+        return _resumed(Reader(path), loss, optimizer)
 
     def fit(
         self,
         X: ArrayLike,
         y: Any,
         *,
-        epochs: int = 1,
-        batch_size: int = 32,
-        shuffle: bool = True,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        shuffle: bool | None = None,
         validation_data: tuple[Any, ...] | None = None,
-        validation_split: float = 0.0,
+        validation_split: float | None = None,
         sample_weight: ArrayLike | None = None,
         monitor: str | None = None,
-        restore_best_weights: bool = True,
+        restore_best_weights: bool | None = None,
         max_steps: int | None = None,
         max_time: float | None = None,
         callbacks: Iterable[Callback] = (),
+        allow_other_data: bool = False,
     ) -> History:
         """Trains for some epochs; a second call goes on where the first ended.
 
@@ -185,22 +301,29 @@ class Trainer:
         Args:
             X: (rows, input_size), finite.
             y: targets as the loss takes them.
-            epochs: passes over the data, 1 or more.
-            batch_size: rows in a step; above len(X) it is the whole.
-            shuffle: a new order for each epoch, from the seed; False keeps the rows' order.
+            epochs: passes over the data, 1 or more; default 1. After `Trainer.resume` the default
+                goes on with the fit in progress, whose options come from the file: then none of
+                batch_size, shuffle, validation_split, monitor, restore_best_weights and max_steps
+                may be given.
+            batch_size: rows in a step, default 32; above len(X) it is the whole.
+            shuffle: True, the default: a new order for each epoch, from the seed; False keeps the
+                rows' order.
             validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch.
-            validation_split: share of the rows, in [0, 1), that is held out for validation: drawn
-                from the seed, the same ones at every fit, of each class its share where targets are
-                labels. (Keras takes the last rows.) Not together with validation_data.
+            validation_split: share of the rows, in [0, 1), default 0, that is held out for
+                validation: drawn from the seed, the same ones at every fit, of each class its share
+                where targets are labels. (Keras takes the last rows.) Not together with
+                validation_data.
             sample_weight: (rows,), 0 or more, not all 0.
             monitor: the figure of the history that "best" goes by; None for that of an
                 `EarlyStopping` among the callbacks, else "val_loss".
-            restore_best_weights: False leaves the model with the last parameters.
+            restore_best_weights: default True; False leaves the model with the last parameters.
             max_steps: steps of this call at most. The epoch in progress ends there, and its other
                 rows are passed over.
             max_time: seconds of this call; the step in progress is finished, the epoch ends there,
                 and the validation data is evaluated once more.
             callbacks: objects of `ranvier.Callback`.
+            allow_other_data: going on with a fit from a file is refused where shapes, types or some
+                rows are not those it had; True allows it.
 
         Returns:
             The trainer's `history`.
@@ -226,32 +349,39 @@ class Trainer:
             >>> min(history["val_loss"]) == history["val_loss"][trainer.best_epoch]
             True
         """
-        epochs = integer(epochs, "epochs", least=1)
-        batch_size = integer(batch_size, "batch_size", least=1)
-        shuffle = boolean(shuffle, "shuffle")
-        split = real(validation_split, "validation_split", least=0.0, most=1.0, open_most=True)
         hooks = _checked_callbacks(callbacks)
+        allowed = boolean(allow_other_data, "allow_other_data")
+        options = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "validation_split": validation_split,
+            "monitor": monitor,
+            "restore_best_weights": restore_best_weights,
+            "max_steps": max_steps,
+        }
+        going_on = epochs is None and self._resumable is not None
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
         validation = self._validation(validation_data)
-        if validation is not None and split > 0.0:
-            raise ArgumentError(
-                "validation_split: expected 0 where validation_data is given, "
-                f"got {validation_split!r}"
-            )
-        validated = validation is not None or split > 0.0
-        restore = boolean(restore_best_weights, "restore_best_weights")
+        if going_on:
+            saved = self._going_on(options, hooks, arrays, validation, allowed)
+        else:
+            saved = self._planned(options, hooks, validation is not None)
+            saved["data"] = fingerprint(arrays)
+        split = saved["split"]
+        if not going_on:
+            epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
         plan = {
             "data": arrays,
             "validation": validation,
-            "split": (split, self._seed) if split > 0.0 else None,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "max_steps": None if max_steps is None else integer(max_steps, "max_steps", least=1),
+            **{key: saved[key] for key in ("split", "batch_size", "shuffle", "watch", "plateau")},
+            "epochs": None
+            if going_on
+            else 1
+            if epochs is None
+            else integer(epochs, "epochs", least=1),
+            "max_steps": max_steps,
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
-            "watch": self._watch(monitor, restore, hooks, validated),
-            "plateau": self._plateau(validated),
             "on_step": self._step_hook(hooks),
             "on_epoch": self._epoch_hook(hooks),
             "on_rate": self._optimizer._schedule._function(),
@@ -263,30 +393,99 @@ class Trainer:
             self._model._build(x.shape[1])
         network = self._model._require()
         try:
-            rows = max(min(batch_size, x.shape[0]), _EVALUATION_ROWS)
+            rows = max(min(saved["batch_size"], x.shape[0]), _EVALUATION_ROWS)
             data = [arrays] if validation is None else [arrays, validation]
-            if split > 0.0:
+            if split is not None:
                 data.append(arrays)
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
-            if self._core is None:
-                spec = self._optimizer._spec()
-                self._core = _core.Trainer(network, spec, self._precision, self._seed)
+            core = self._ensured(network)
+            self._plan, self._resumable = saved, None
             for hook in reversed(hooks):
                 ending.callback(hook.on_train_end, self)
             for hook in hooks:
                 hook.on_train_begin(self)
-            self.stopped_by = self._core.fit(plan)
+            self.stopped_by = core.fit(plan)
         except BaseException as error:
             if built_here and self._counters() == (0, 0):
                 # A refused call leaves everything as it was.
                 self._model._forget()
                 self._core = None
+                self._plan = None
             else:
                 self.stopped_by = type(error).__name__
             raise
         finally:
             ending.close()
         return self.history
+
+    def _planned(
+        self, options: dict[str, Any], hooks: list[Callback], validation: bool
+    ) -> dict[str, Any]:
+        """The options of a fit, checked, as a file keeps them."""
+        given = {name: value for name, value in options.items() if value is not None}
+        share = real(
+            given.get("validation_split", 0.0),
+            "validation_split",
+            least=0.0,
+            most=1.0,
+            open_most=True,
+        )
+        if validation and share > 0.0:
+            raise ArgumentError(
+                f"validation_split: expected 0 where validation_data is given, got {share!r}"
+            )
+        if "max_steps" in given:
+            integer(given["max_steps"], "max_steps", least=1)
+        validated = validation or share > 0.0
+        restore = boolean(given.get("restore_best_weights", True), "restore_best_weights")
+        return {
+            "batch_size": integer(given.get("batch_size", 32), "batch_size", least=1),
+            "shuffle": boolean(given.get("shuffle", True), "shuffle"),
+            "split": (share, self._seed) if share > 0.0 else None,
+            "validation": validation,
+            "watch": self._watch(given.get("monitor"), restore, hooks, validated),
+            "plateau": self._plateau(validated),
+        }
+
+    def _going_on(
+        self,
+        options: dict[str, Any],
+        hooks: list[Callback],
+        arrays: dict[str, Any],
+        validation: dict[str, Any] | None,
+        allowed: bool,
+    ) -> dict[str, Any]:
+        """The options of the fit that a file had in progress."""
+        saved = self._resumable or {}
+        for name, value in options.items():
+            if value is not None:
+                raise ArgumentError(
+                    f"{name}: expected none, as it comes from the file, got {value!r}; "
+                    "pass epochs= to begin another fit"
+                )
+        standing = self._standing() or {}
+        if standing.get("position") is None and standing["epoch"] >= standing["until"]:
+            raise ArgumentError(
+                "epochs: expected a number, as the fit in the file is at its end, got None"
+            )
+        if saved["validation"] != (validation is not None):
+            expected = "that of the fit in the file" if saved["validation"] else "none"
+            got = "none" if validation is None else "some"
+            raise ArgumentError(f"validation_data: expected {expected}, got {got}")
+        for hook in hooks:
+            if isinstance(hook, EarlyStopping):
+                validated = validation is not None or saved["split"] is not None
+                watch = self._watch(None, saved["watch"][2], [hook], validated)
+                if watch != saved["watch"]:
+                    raise ArgumentError(
+                        f"callbacks: expected the file's EarlyStopping, got {hook!r}"
+                    )
+        if not allowed and fingerprint(arrays) != saved["data"]:
+            raise ArgumentError(
+                "X and y: expected the data of the fit in the file, got other shapes, types or "
+                "rows; allow_other_data=True goes on nevertheless"
+            )
+        return saved
 
     def _watch(
         self, monitor: str | None, restore: bool, hooks: list[Callback], validated: bool
@@ -414,6 +613,74 @@ class Trainer:
         if accuracy is not None:
             report["accuracy"] = accuracy
         return report
+
+
+def _resumed(reader: Reader, loss: Any, optimizer: Any) -> Trainer:
+    if reader.metadata.get("ranvier.kind") != "run":
+        raise reader.fault("a model, no run; ranvier.load reads it")
+    model = read_model(reader)
+    trainer: Trainer = reader.take(
+        "ranvier.run", partial(_restored, reader, model, loss, optimizer)
+    )
+    return trainer
+
+
+def _restored(
+    reader: Reader, model: Sequential, loss: Any, optimizer: Any, run: dict[str, Any]
+) -> Trainer:
+    parts = {"loss": loss, "optimizer": optimizer}
+    for name, own in parts.items():
+        stored = decode(run[name])
+        if own is None and isinstance(stored, Opaque):
+            raise _MissingPartError(
+                f"{name}: expected what a file cannot hold, {stored.text}; pass it to resume"
+            )
+        parts[name] = stored if own is None else own
+    trainer = Trainer(model, precision=run["precision"], seed=run["seed"], **parts)
+    network = model._require()
+    tables = network.tables()
+    names = torch_names(model.layers, [name for table in tables for name, _ in table])
+    core = trainer._ensured(network)
+    core.restore(reader.file, names, tuples_of(run["standing"]))
+    trainer.history.update(_history(run["history"]))
+    trainer.stopped_by = run["stopped_by"]
+    if run["plan"] is not None:
+        plan = tuples_of(run["plan"])
+        trainer._plan = trainer._resumable = {key: plan[key] for key in _PLAN}
+    return trainer
+
+
+# Keys of a fit's options in a file.
+_PLAN = ("batch_size", "shuffle", "split", "validation", "watch", "plateau", "data")
+
+
+class _MissingPartError(FileFormatError, ArgumentError):
+    """The file is well, and something must be given beside it."""
+
+
+def tuples_of(entries: dict[str, Any]) -> dict[str, Any]:
+    """An object of JSON with the tuples that it had."""
+    return {key: tuples(value) for key, value in entries.items()}
+
+
+def _history(columns: dict[str, Any]) -> dict[str, list[Any]]:
+    lengths = {len(column) for column in columns.values() if isinstance(column, list)}
+    if len(lengths) > 1 or any(not isinstance(column, list) for column in columns.values()):
+        raise ValueError("a history whose columns do not agree")
+    return columns
+
+
+def _opaque(part: Any) -> bool:
+    return isinstance(decode(encode(part)), Opaque)
+
+
+def _from_bytes(*arguments: Any) -> Trainer:
+    """The run of a pickle; what a file cannot hold comes before the bytes."""
+    *own, data = arguments
+    parts: dict[str, Any] = {"loss": None, "optimizer": None}
+    for part in own:
+        parts["optimizer" if isinstance(part, Optimizer) else "loss"] = part
+    return _resumed(Reader(data), parts["loss"], parts["optimizer"])
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

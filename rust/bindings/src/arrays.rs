@@ -15,6 +15,7 @@ use ranvier_core::element::Element;
 use ranvier_core::source::{Sink, Source, SourceType};
 
 use crate::errors::raise;
+use crate::monitor::Lent;
 
 /// A readable array of one or two dimensions. It keeps its Python object alive.
 pub struct Readable(PyUntypedBuffer, SourceType);
@@ -263,7 +264,7 @@ pub fn empty<F: Number>(py: Python<'_>, shape: (usize, usize)) -> PyResult<Bound
 }
 
 /// Element types with a Python buffer format.
-pub trait Number: Element + pyo3::buffer::Element {
+pub trait Number: Element + Lent + pyo3::buffer::Element {
     const KIND: SourceType;
     /// NumPy's dtype.
     fn dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>>;

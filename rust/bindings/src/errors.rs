@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
@@ -19,6 +20,18 @@ impl From<Error> for CoreError {
 
 impl From<CoreError> for PyErr {
     fn from(error: CoreError) -> Self {
+        if let Error::Io {
+            code,
+            message,
+            path,
+        } = error.0
+        {
+            // With a code Python makes it FileNotFoundError and the like.
+            return match code {
+                Some(code) => PyOSError::new_err((code, message, path)),
+                None => PyOSError::new_err(format!("{path}: {message}")),
+            };
+        }
         raise(class_of(&error.0), error.0.to_string())
     }
 }
@@ -29,7 +42,8 @@ fn class_of(error: &Error) -> &'static str {
         Error::Argument { .. } => "ArgumentError",
         Error::Memory { .. } => "OutOfMemoryError",
         Error::Diverged { .. } => "DivergedError",
-        Error::Interrupted => "InternalError",
+        Error::File { .. } => "FileFormatError",
+        Error::Io { .. } | Error::Interrupted => "InternalError",
     }
 }
 

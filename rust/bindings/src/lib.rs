@@ -3,6 +3,7 @@
 
 mod arrays;
 mod errors;
+mod file;
 mod monitor;
 mod network;
 mod specs;
@@ -19,7 +20,9 @@ mod _core {
     };
 
     #[pymodule_export]
-    use super::network::{Network, loss_value_and_gradient, rate};
+    use super::file::{File, digest};
+    #[pymodule_export]
+    use super::network::{Network, loss_value_and_gradient, rate, tables};
     #[pymodule_export]
     use super::trainer::{Stepper, Trainer};
 

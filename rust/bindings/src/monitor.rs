@@ -1,12 +1,52 @@
 //! The core's view of Python during a long call: signals, hooks and losses written in Python.
 
+use std::cell::Cell;
+
 use pyo3::prelude::*;
 use ranvier_core::data::Role;
+use ranvier_core::element::Element;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{EpochReport, Monitor};
 use ranvier_core::source::Rows;
+use ranvier_core::trainer::{Standing, Trainer};
+
+use scoped_tls::scoped_thread_local;
 
 use crate::arrays::{Number, Writable};
+
+scoped_thread_local!(static TRAINER_F32: Trainer<f32>);
+scoped_thread_local!(static TRAINER_F64: Trainer<f64>);
+thread_local! {
+    /// Which trainer is lent.
+    static LENT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Element types whose trainer a hook of its fit may look at.
+pub trait Lent: Element {
+    /// Runs `function`, meanwhile [`Self::borrow`] finds the trainer.
+    fn lend<T>(trainer: &Trainer<Self>, id: u64, function: impl FnOnce() -> T) -> T;
+    /// The trainer with this id, if this thread is in a hook of its fit.
+    fn borrow<T>(id: u64, function: impl FnOnce(&Trainer<Self>) -> T) -> Option<T>;
+}
+
+macro_rules! lent {
+    ($type:ident, $place:ident) => {
+        impl Lent for $type {
+            fn lend<T>(trainer: &Trainer<Self>, id: u64, function: impl FnOnce() -> T) -> T {
+                let before = LENT.replace(id);
+                let result = $place.set(trainer, function);
+                LENT.set(before);
+                result
+            }
+
+            fn borrow<T>(id: u64, function: impl FnOnce(&Trainer<Self>) -> T) -> Option<T> {
+                (LENT.get() == id && $place.is_set()).then(|| $place.with(function))
+            }
+        }
+    };
+}
+lent!(f32, TRAINER_F32);
+lent!(f64, TRAINER_F64);
 
 /// A loss written in Python: `call(validation, count)` reads the first `count` rows of `output` and `rows`, fills those of
 /// `d_output` and returns the value. The arrays are the adapter's own.
@@ -28,6 +68,8 @@ pub struct Hooks {
     pub on_rate: Option<Py<PyAny>>,
     pub on_measure: Option<Py<PyAny>>,
     pub raised: Option<PyErr>,
+    /// Of the trainer.
+    pub id: u64,
 }
 
 impl Hooks {
@@ -104,14 +146,18 @@ impl<F: Number> Monitor<F> for Hooks {
         self.on_step.is_some()
     }
 
-    fn step_end(&mut self, epoch: u64, step: u64, loss: f64) -> Result<bool> {
+    fn step_end(&mut self, trainer: &Trainer<F>, loss: f64) -> Result<bool> {
+        let Standing { epoch, step, .. } = trainer.standing;
         self.attached(|hooks, py| match &hooks.on_step {
-            Some(hook) => hook.call1(py, (epoch, step, loss))?.is_truthy(py),
+            Some(hook) => F::lend(trainer, hooks.id, || {
+                hook.call1(py, (epoch.saturating_sub(1), step, loss))?
+                    .is_truthy(py)
+            }),
             None => Ok(false),
         })
     }
 
-    fn epoch_end(&mut self, report: &EpochReport) -> Result<bool> {
+    fn epoch_end(&mut self, trainer: &Trainer<F>, report: &EpochReport) -> Result<bool> {
         self.attached(|hooks, py| match &hooks.on_epoch {
             Some(hook) => {
                 // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
@@ -126,7 +172,9 @@ impl<F: Number> Monitor<F> for Hooks {
                     report.best,
                     report.seconds,
                 );
-                let stop = hook.call1(py, arguments)?.is_truthy(py)?;
+                let stop = F::lend(trainer, hooks.id, || {
+                    hook.call1(py, arguments)?.is_truthy(py)
+                })?;
                 pending?;
                 Ok(stop)
             }

@@ -1,20 +1,24 @@
 //! `Network`: parameters, prediction, evaluation, gradients.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use ranvier_core::data::{BatchTargets, Data, Objective, Role, Targets};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::{Network as CoreNetwork, Pass};
+use ranvier_core::plan::slots;
 use ranvier_core::schedule::Time;
 use ranvier_core::source::Rows;
 use ranvier_core::{pool, simd};
 
 use crate::arrays::{self, Matrix, Number, Readable, Writable};
 use crate::errors::{Failure, guarded, raise};
+use crate::file::{Destination, File, as_bytes};
 use crate::monitor::{ExternalLoss, Hooks};
 use crate::specs::{self, LayerSpec, LossSpec};
 
@@ -22,6 +26,16 @@ use crate::specs::{self, LayerSpec, LossSpec};
 pub enum AnyNetwork {
     F32(Shared<f32>),
     F64(Shared<f64>),
+}
+
+impl AnyNetwork {
+    /// The network itself, for a caller that knows its type.
+    pub fn shared(&self) -> &dyn Any {
+        match self {
+            Self::F32(shared) => shared,
+            Self::F64(shared) => shared,
+        }
+    }
 }
 
 /// Runs an expression with `$shared` bound to the network of either type and `$F` to that type.
@@ -119,6 +133,51 @@ impl Network {
                 })
             })?;
             Ok(Self { any: Arc::new(any) })
+        })
+    }
+
+    /// A network with the parameters of a file, where they have `names`, in the order of `tables`.
+    #[staticmethod]
+    fn load(
+        py: Python<'_>,
+        layers: Vec<LayerSpec>,
+        input_size: usize,
+        dtype: &str,
+        file: &File,
+        names: Vec<String>,
+    ) -> PyResult<Self> {
+        guarded(|| {
+            check_environment()?;
+            let layers = layers
+                .iter()
+                .map(LayerSpec::parse)
+                .collect::<Result<Vec<_>>>()?;
+            let any = py.detach(|| {
+                file.with(|file| -> Result<AnyNetwork> {
+                    Ok(if dtype == "float64" {
+                        let network = CoreNetwork::load(&layers, input_size, file, &names)?;
+                        AnyNetwork::F64(Shared::new(network))
+                    } else {
+                        let network = CoreNetwork::load(&layers, input_size, file, &names)?;
+                        AnyNetwork::F32(Shared::new(network))
+                    })
+                })
+            })?;
+            Ok(Self { any: Arc::new(any) })
+        })
+    }
+
+    /// Writes a model file; returns its bytes where there is no path.
+    fn save<'py>(&self, py: Python<'py>, to: Destination) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        guarded(|| {
+            let bytes = py.detach(|| {
+                with_network!(self.any, shared, F => {
+                    let network = shared.read();
+                    let (parameters, state) = (&network.parameters, &network.state);
+                    to.write(network.tensors(&to.names, "", parameters, state))
+                })
+            });
+            as_bytes(py, bytes)
         })
     }
 
@@ -435,5 +494,30 @@ pub fn rate(
             })
         });
         rate.map_err(|error| hooks.failure(error))
+    })
+}
+
+/// A name with a shape.
+type Table = Vec<(String, Vec<usize>)>;
+
+/// [`Network::tables`] of a network that is not made.
+#[pyfunction]
+pub fn tables(layers: Vec<LayerSpec>, input_size: usize, dtype: &str) -> PyResult<[Table; 2]> {
+    guarded(|| {
+        let layers = layers
+            .iter()
+            .map(LayerSpec::parse)
+            .collect::<Result<Vec<_>>>()?;
+        let slots = if dtype == "float64" {
+            slots::<f64>(&layers, input_size)?
+        } else {
+            slots::<f32>(&layers, input_size)?
+        };
+        Ok(slots.map(|slots| {
+            slots
+                .into_iter()
+                .map(|slot| (slot.name, slot.dims))
+                .collect()
+        }))
     })
 }

@@ -1,21 +1,26 @@
 //! `Trainer`, which fits, and `Stepper`, an optimiser for one's own loop.
 
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use ranvier_core::data::{Role, Split};
 use ranvier_core::error::{Error, Result};
+use ranvier_core::evaluation::Shared;
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
-use ranvier_core::schedule::Time;
-use ranvier_core::trainer::{FitPlan, Trainer as CoreTrainer};
-use ranvier_core::watch::{Figure, Goal, Watch};
+use ranvier_core::schedule::{PlateauState, Time};
+use ranvier_core::trainer::{FitPlan, Position, Standing, Trainer as CoreTrainer};
+use ranvier_core::watch::{Best, Figure, Goal, Progress, Watch};
 
-use crate::arrays::Readable;
-use crate::errors::{guarded, raise};
-use crate::monitor::Hooks;
+use crate::arrays::{Number, Readable};
+use crate::errors::{Failure, guarded, raise};
+use crate::file::{Destination, File, as_bytes};
+use crate::monitor::{Hooks, Lent};
 use crate::network::{AnyLoss, AnyNetwork, Arrays, Network, copied, objective};
 use crate::specs::OptimizerSpec;
 
@@ -29,8 +34,12 @@ enum AnyTrainer {
 pub struct Trainer {
     network: Arc<AnyNetwork>,
     /// Held during a fit.
-    trainer: Mutex<AnyTrainer>,
+    core: Mutex<AnyTrainer>,
+    /// Its own.
+    id: u64,
 }
+
+static TRAINERS: AtomicU64 = AtomicU64::new(1);
 
 /// What one fit does.
 #[derive(FromPyObject)]
@@ -41,7 +50,8 @@ pub struct PlanSpec {
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
-    epochs: u64,
+    /// None goes on with what the file had in progress.
+    epochs: Option<u64>,
     batch_size: usize,
     shuffle: bool,
     max_steps: Option<u64>,
@@ -61,15 +71,126 @@ type WatchSpec = (GoalSpec, Option<u64>, bool);
 
 fn goal((figure, higher, min_delta): &GoalSpec) -> Goal {
     Goal {
-        figure: match figure.as_str() {
-            "loss" => Figure::Loss,
-            "val_loss" => Figure::ValidationLoss,
-            "val_accuracy" => Figure::ValidationAccuracy,
-            _ => Figure::External,
-        },
+        figure: Figure::of(figure),
         higher: *higher,
         min_delta: *min_delta,
     }
+}
+
+/// (figure, epoch) of the best epoch, and the epochs since then.
+type ProgressSpec = (Option<(f64, u64)>, u64);
+
+fn progress((best, waited): ProgressSpec) -> Progress {
+    let best = best.map(|(value, epoch)| Best { value, epoch });
+    Progress { best, waited }
+}
+
+fn progress_spec(progress: Progress) -> ProgressSpec {
+    let best = progress.best.map(|best| (best.value, best.epoch));
+    (best, progress.waited)
+}
+
+/// Where a training stands, as a file has it.
+#[derive(FromPyObject, IntoPyObject)]
+#[pyo3(from_item_all)]
+pub struct StandingSpec {
+    epoch: u64,
+    step: u64,
+    updates: u64,
+    /// (batches, sum of losses, sum of weights, rate)
+    position: Option<(u64, f64, f64, f64)>,
+    until: u64,
+    last_step: u64,
+    /// (scale, epochs waited, epochs to rest)
+    plateau: (f64, u64, u64),
+    plateau_progress: ProgressSpec,
+    /// A goal, and whether the best parameters are to be restored.
+    goal: Option<(GoalSpec, bool)>,
+    progress: ProgressSpec,
+}
+
+impl StandingSpec {
+    fn of<F: Number>(trainer: &CoreTrainer<F>) -> Self {
+        let standing = trainer.standing;
+        let plateau = standing.plateau;
+        Self {
+            epoch: standing.epoch,
+            step: standing.step,
+            updates: trainer.updates(),
+            position: standing
+                .position
+                .map(|at| (at.batches, at.loss_sum, at.whole, at.learning_rate)),
+            until: standing.until,
+            last_step: standing.last_step,
+            plateau: (plateau.scale, plateau.waited, plateau.rest),
+            plateau_progress: progress_spec(standing.plateau_progress),
+            goal: standing.goal.map(|(goal, restore)| {
+                let name = goal.figure.name().to_owned();
+                ((name, goal.higher, goal.min_delta), restore)
+            }),
+            progress: progress_spec(standing.progress),
+        }
+    }
+
+    fn parse(self) -> Standing {
+        let (scale, waited, rest) = self.plateau;
+        Standing {
+            epoch: self.epoch,
+            step: self.step,
+            position: self
+                .position
+                .map(|(batches, loss_sum, whole, learning_rate)| Position {
+                    batches,
+                    loss_sum,
+                    whole,
+                    learning_rate,
+                }),
+            until: self.until,
+            last_step: self.last_step,
+            plateau: PlateauState {
+                scale,
+                waited,
+                rest,
+            },
+            plateau_progress: progress(self.plateau_progress),
+            goal: self.goal.map(|(spec, restore)| (goal(&spec), restore)),
+            progress: progress(self.progress),
+        }
+    }
+}
+
+/// Runs an expression with `$trainer` bound to the trainer of either type, also in a hook of its fit.
+macro_rules! with_trainer {
+    ($self:expr, $trainer:ident, $F:ident => $body:expr) => {{
+        let busy = || {
+            let message = "this trainer is fitting in another thread; \
+                           use it in a callback of its fit, or after it";
+            Failure::from(raise("BusyError", message.to_owned()))
+        };
+        let lock = match $self.core.try_lock() {
+            Ok(lock) => Some(lock),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        match (lock.as_deref(), &*$self.network) {
+            (Some(AnyTrainer::F32($trainer)), _) => {
+                type $F = f32;
+                Ok($body)
+            }
+            (Some(AnyTrainer::F64($trainer)), _) => {
+                type $F = f64;
+                Ok($body)
+            }
+            (None, AnyNetwork::F32(_)) => {
+                type $F = f32;
+                <f32 as Lent>::borrow($self.id, |$trainer| $body).ok_or_else(busy)
+            }
+            (None, AnyNetwork::F64(_)) => {
+                type $F = f64;
+                <f64 as Lent>::borrow($self.id, |$trainer| $body).ok_or_else(busy)
+            }
+        }
+    }};
 }
 
 #[pymethods]
@@ -103,7 +224,8 @@ impl Trainer {
             })?;
             Ok(Self {
                 network: network.any.clone(),
-                trainer: Mutex::new(trainer),
+                core: Mutex::new(trainer),
+                id: TRAINERS.fetch_add(1, Ordering::Relaxed),
             })
         })
     }
@@ -111,7 +233,7 @@ impl Trainer {
     /// Runs a fit; says why it ended.
     fn fit(&self, py: Python<'_>, plan: PlanSpec) -> PyResult<&'static str> {
         guarded(|| {
-            let mut trainer = match self.trainer.try_lock() {
+            let mut trainer = match self.core.try_lock() {
                 Ok(trainer) => trainer,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => {
@@ -125,6 +247,7 @@ impl Trainer {
                 on_epoch: plan.on_epoch,
                 on_rate: plan.on_rate,
                 on_measure: plan.on_measure,
+                id: self.id,
                 ..Hooks::default()
             };
             let loss = plan.loss.install(&mut hooks)?;
@@ -164,26 +287,51 @@ impl Trainer {
         })
     }
 
-    /// (figure, epoch) of the best epoch that was watched for; None without one, and while it fits.
-    fn best(&self) -> Option<(f64, u64)> {
-        let best = match &*self.trainer.try_lock().ok()? {
-            AnyTrainer::F32(trainer) => trainer.best(),
-            AnyTrainer::F64(trainer) => trainer.best(),
-        };
-        best.map(|best| (best.value, best.epoch))
+    /// Where the training stands.
+    fn standing(&self) -> PyResult<StandingSpec> {
+        guarded(|| with_trainer!(self, trainer, F => StandingSpec::of::<F>(trainer)))
     }
 
-    /// (epochs begun, steps done) over the trainer's life; None while it fits.
-    fn progress(&self) -> Option<(u64, u64)> {
-        let trainer = match self.trainer.try_lock() {
-            Ok(trainer) => trainer,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        match &*trainer {
-            AnyTrainer::F32(trainer) => Some((trainer.epoch, trainer.step)),
-            AnyTrainer::F64(trainer) => Some((trainer.epoch, trainer.step)),
-        }
+    /// Writes a file of the run; returns its bytes where there is no path.
+    fn save<'py>(&self, py: Python<'py>, to: Destination) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        guarded(|| {
+            let bytes = py.detach(|| {
+                with_trainer!(self, trainer, F => {
+                    let any: &dyn Any = self.network.shared();
+                    any.downcast_ref::<Shared<F>>().map(|shared| {
+                        let network = shared.read();
+                        to.write(trainer.tensors(&network, &to.names))
+                    })
+                })
+            })?;
+            as_bytes(py, bytes.unwrap_or(Err(Error::Interrupted)))
+        })
+    }
+
+    /// Takes up a run from a file, where the network's parameters have `names`.
+    fn restore(
+        &self,
+        py: Python<'_>,
+        file: &File,
+        names: Vec<String>,
+        standing: StandingSpec,
+    ) -> PyResult<()> {
+        guarded(|| {
+            let updates = standing.updates;
+            let standing = standing.parse();
+            Ok(py.detach(|| {
+                let mut trainer = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+                file.with(|file| match (&*self.network, &mut *trainer) {
+                    (AnyNetwork::F32(shared), AnyTrainer::F32(trainer)) => {
+                        trainer.restore(&shared.read(), file, &names, standing, updates)
+                    }
+                    (AnyNetwork::F64(shared), AnyTrainer::F64(trainer)) => {
+                        trainer.restore(&shared.read(), file, &names, standing, updates)
+                    }
+                    _ => Err(Error::Interrupted),
+                })
+            })?)
+        })
     }
 }
 

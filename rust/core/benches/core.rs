@@ -324,7 +324,10 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
     group.bench_function(id, |bencher| {
         bencher.iter_custom(|epochs| {
             let begun = Instant::now();
-            let plan = FitPlan { epochs, ..plan };
+            let plan = FitPlan {
+                epochs: Some(epochs),
+                ..plan
+            };
             trainer.fit(&shared, plan, &mut Nobody).unwrap();
             begun.elapsed() / STEPS as u32
         });

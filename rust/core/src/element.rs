@@ -36,6 +36,10 @@ pub trait Element:
     fn root(self) -> Self;
     fn finite(self) -> bool;
     fn nan(self) -> bool;
+    /// The value's bytes, least first.
+    fn to_le(self, bytes: &mut [u8]);
+    /// The inverse of [`Self::to_le`].
+    fn from_le(bytes: &[u8]) -> Self;
     /// Lends `len` elements of this thread's own, with anything in them.
     fn scratch<T>(len: usize, function: impl FnOnce(&mut [Self]) -> T) -> T;
 }
@@ -75,6 +79,16 @@ macro_rules! element {
             #[inline(always)]
             fn nan(self) -> bool {
                 self.is_nan()
+            }
+            #[inline(always)]
+            fn to_le(self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_le_bytes());
+            }
+            #[inline(always)]
+            fn from_le(bytes: &[u8]) -> Self {
+                let mut own = [0; size_of::<$type>()];
+                own.copy_from_slice(bytes);
+                Self::from_le_bytes(own)
             }
             #[inline]
             fn scratch<T>(len: usize, function: impl FnOnce(&mut [Self]) -> T) -> T {

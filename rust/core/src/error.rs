@@ -25,6 +25,14 @@ pub enum Error {
     Memory { bytes: usize },
     /// Training left the finite numbers; the network holds the last finite state.
     Diverged { what: String, epoch: u64, step: u64 },
+    /// The system refused to read or write a file.
+    Io {
+        code: Option<i32>,
+        message: String,
+        path: String,
+    },
+    /// A file is damaged, or none of ours.
+    File { path: String, fault: String },
     /// The monitor asked to stop at once (a signal, an exception in a callback).
     Interrupted,
 }
@@ -79,6 +87,10 @@ impl fmt::Display for Error {
                  the model holds its last finite parameters; \
                  a smaller learning_rate or clip_norm usually helps"
             ),
+            Self::Io { message, path, .. } => write!(f, "{path}: {message}"),
+            Self::File { path, fault } => {
+                write!(f, "{path}: expected a file of ranvier's, got {fault}")
+            }
             Self::Interrupted => write!(f, "interrupted"),
         }
     }

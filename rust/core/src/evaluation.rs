@@ -11,6 +11,7 @@ use crate::matrix::{Buffer, Panels};
 use crate::network::{Network, Pass, Precision, Workspace};
 use crate::pool;
 use crate::source::{Rows, Sink, Source};
+use crate::trainer::Trainer;
 
 /// How often the monitor is asked.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
@@ -120,11 +121,11 @@ pub trait Monitor<F: Element> {
         false
     }
     /// After a step; true ends the training.
-    fn step_end(&mut self, _epoch: u64, _step: u64, _loss: f64) -> Result<bool> {
+    fn step_end(&mut self, _trainer: &Trainer<F>, _loss: f64) -> Result<bool> {
         Ok(false)
     }
     /// After an epoch; true ends the training.
-    fn epoch_end(&mut self, _report: &EpochReport) -> Result<bool> {
+    fn epoch_end(&mut self, _trainer: &Trainer<F>, _report: &EpochReport) -> Result<bool> {
         Ok(false)
     }
 }

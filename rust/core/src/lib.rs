@@ -16,6 +16,7 @@
 
 pub mod activation;
 mod backward;
+pub mod checkpoint;
 pub mod data;
 pub mod element;
 pub mod error;

@@ -5,7 +5,10 @@
 //! for a number of rows. In training the forward pass of an elementwise layer stores its derivative where
 //! the gradient of its output will come, so the layer behind only has to multiply (its "gate").
 
+use std::mem::take;
+
 use crate::activation::apply;
+use crate::checkpoint::{File, Tensor};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
@@ -97,8 +100,21 @@ pub struct Workspace<F: Element> {
 impl<F: Element> Network<F> {
     /// A network for rows of `inputs` features, initialised from `seed`.
     pub fn new(layers: &[Layer], inputs: usize, seed: u64) -> Result<Self> {
-        let plan = Plan::of::<F>(layers, inputs)?;
-        let mut network = Self {
+        let mut plan = Plan::of::<F>(layers, inputs)?;
+        let (fills, state_fills) = (take(&mut plan.fills), take(&mut plan.state_fills));
+        let mut network = Self::of(plan, inputs)?;
+        for (fill, index) in fills {
+            network.initialize(index, fill, seed)?;
+        }
+        for (slot, value) in state_fills {
+            network.fill_state(slot, value);
+        }
+        Ok(network)
+    }
+
+    /// A network of zeros.
+    fn of(plan: Plan, inputs: usize) -> Result<Self> {
+        Ok(Self {
             nodes: plan.nodes,
             parameters: Buffer::zeroed(plan.parameters.len)?,
             state: Buffer::zeroed(plan.state.len)?,
@@ -107,14 +123,54 @@ impl<F: Element> Network<F> {
             version: 0,
             inputs,
             outputs: plan.outputs,
-        };
-        for (fill, index) in plan.fills {
-            network.initialize(index, fill, seed)?;
+        })
+    }
+
+    /// A network with the parameters and running statistics of a file, where they have `names`, in order.
+    pub fn load(
+        layers: &[Layer],
+        inputs: usize,
+        file: &mut File,
+        names: &[String],
+    ) -> Result<Self> {
+        let plan = Plan::of::<F>(layers, inputs)?;
+        let slots = plan.parameters.slots.iter().chain(&plan.state.slots);
+        // Before memory is asked for: a small file may describe a large network.
+        for (slot, name) in slots.zip(names) {
+            file.check::<F>(name, slot)?;
         }
-        for (slot, value) in plan.state_fills {
-            network.fill_state(slot, value);
+        let mut network = Self::of(plan, inputs)?;
+        for (slot, name) in network.slots.iter().zip(names) {
+            file.read(name, slot, &mut network.parameters)?;
+        }
+        for (slot, name) in network
+            .state_slots
+            .iter()
+            .zip(&names[network.slots.len()..])
+        {
+            file.read(name, slot, &mut network.state)?;
         }
         Ok(network)
+    }
+
+    /// The parameters and running statistics, or what belongs to them, for a file, where they have `names`, in order.
+    pub fn tensors<'a>(
+        &'a self,
+        names: &[String],
+        prefix: &str,
+        parameters: &'a [F],
+        state: &'a [F],
+    ) -> Vec<Tensor<'a, F>> {
+        let slots = self.slots.iter().map(|slot| (slot, parameters));
+        let states = self.state_slots.iter().map(|slot| (slot, state));
+        let all = slots.chain(states).zip(names);
+        all.filter(|((_, flat), _)| !flat.is_empty())
+            .map(|((slot, flat), name)| Tensor {
+                name: format!("{prefix}{name}"),
+                slot,
+                flat,
+            })
+            .collect()
     }
 
     fn initialize(&mut self, index: usize, fill: Fill, seed: u64) -> Result<()> {

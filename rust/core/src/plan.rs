@@ -255,6 +255,12 @@ pub(crate) struct Plan {
     pub(crate) state_fills: Vec<(usize, f64)>,
 }
 
+/// Parameters and running statistics of a network that is not made.
+pub fn slots<F: Element>(layers: &[Layer], inputs: usize) -> Result<[Vec<Slot>; 2]> {
+    let plan = Plan::of::<F>(layers, inputs)?;
+    Ok([plan.parameters.slots, plan.state.slots])
+}
+
 impl Plan {
     /// The plan of `layers` for rows of `inputs` features.
     pub(crate) fn of<F: Element>(layers: &[Layer], inputs: usize) -> Result<Self> {

@@ -3,6 +3,7 @@
 use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
 
+use crate::checkpoint::{File, Tensor};
 use crate::data::{self, BatchTargets, Data, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ pub struct FitPlan<'a> {
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
-    pub epochs: u64,
+    /// None goes on with what [`Trainer::restore`] found in progress.
+    pub epochs: Option<u64>,
     pub batch_size: usize,
     pub shuffle: bool,
     /// Steps of this call, at most.
@@ -44,7 +46,7 @@ impl<'a> FitPlan<'a> {
             validation: None,
             split: None,
             objective,
-            epochs: 1,
+            epochs: Some(1),
             batch_size,
             shuffle: true,
             max_steps: None,
@@ -151,12 +153,56 @@ impl<F: Element> Kept<F> {
 }
 
 /// How far an epoch is.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Position {
     /// Batches done or passed over.
     pub batches: u64,
-    loss_sum: f64,
-    whole: f64,
+    pub loss_sum: f64,
+    pub whole: f64,
+    /// Of the last step.
+    pub learning_rate: f64,
+}
+
+impl Position {
+    const START: Self = Self {
+        batches: 0,
+        loss_sum: 0.0,
+        whole: 0.0,
+        learning_rate: f64::NAN,
+    };
+}
+
+/// Where a training stands, but for parameters and moments.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// Epochs begun.
+    pub epoch: u64,
+    /// Steps done.
+    pub step: u64,
+    /// Of the epoch that is not at its end.
+    pub position: Option<Position>,
+    /// The epoch and the step at which the fit in progress, or the last one, ends.
+    pub until: u64,
+    pub last_step: u64,
+    pub plateau: PlateauState,
+    pub plateau_progress: Progress,
+    /// What was watched for, and whether the best parameters were to be restored.
+    pub goal: Option<(Goal, bool)>,
+    pub progress: Progress,
+}
+
+impl Standing {
+    const START: Self = Self {
+        epoch: 0,
+        step: 0,
+        position: None,
+        until: 0,
+        last_step: u64::MAX,
+        plateau: PlateauState::START,
+        plateau_progress: Progress::NONE,
+        goal: None,
+        progress: Progress::NONE,
+    };
 }
 
 /// Training state of one network: moments, counters, buffers.
@@ -165,16 +211,7 @@ pub struct Trainer<F: Element> {
     state: OptimizerState<F>,
     precision: Precision,
     seed: u64,
-    /// Epochs begun.
-    pub epoch: u64,
-    /// Steps done.
-    pub step: u64,
-    position: Position,
-    plateau: PlateauState,
-    plateau_progress: Progress,
-    /// What was watched for, and whether the best parameters were to be restored.
-    goal: Option<(Goal, bool)>,
-    progress: Progress,
+    pub standing: Standing,
     kept: Option<Kept<F>>,
     workspace: Option<Workspace<F>>,
     gradient: Buffer<F>,
@@ -184,24 +221,6 @@ pub struct Trainer<F: Element> {
 struct Batch<F: Element> {
     order: Buffer<u32>,
     targets: BatchTargets<F>,
-}
-
-/// When a fit has to end.
-struct Limits {
-    steps: u64,
-    deadline: Option<Instant>,
-}
-
-impl Limits {
-    fn reached(&self, step: u64) -> Option<Ending> {
-        if step >= self.steps {
-            Some(Ending::Steps)
-        } else if self.deadline.is_some_and(|at| Instant::now() >= at) {
-            Some(Ending::Time)
-        } else {
-            None
-        }
-    }
 }
 
 impl<F: Element> Trainer<F> {
@@ -224,13 +243,7 @@ impl<F: Element> Trainer<F> {
             state: optimizer.state(len)?,
             optimizer,
             seed,
-            epoch: 0,
-            step: 0,
-            position: Position::default(),
-            plateau: PlateauState::START,
-            plateau_progress: Progress::default(),
-            goal: None,
-            progress: Progress::default(),
+            standing: Standing::START,
             kept: None,
             workspace: None,
             gradient: Buffer::zeroed(len)?,
@@ -295,18 +308,102 @@ impl<F: Element> Trainer<F> {
             self.workspace = Some(workspace?);
         }
         self.take_up(shared, &plan);
-        let limits = Limits {
-            steps: self.step.saturating_add(plan.max_steps.unwrap_or(u64::MAX)),
-            deadline: plan.max_time.and_then(|time| begun.checked_add(time)),
-        };
+        let standing = &mut self.standing;
+        if let Some(epochs) = plan.epochs {
+            standing.position = None;
+            standing.until = standing.epoch.saturating_add(epochs);
+            standing.last_step = standing
+                .step
+                .saturating_add(plan.max_steps.unwrap_or(u64::MAX));
+        }
+        let deadline = plan.max_time.and_then(|time| begun.checked_add(time));
         let _session = pool::Session::new(shared.read().step_work(batch_size));
-        let ended = self.run(shared, &plan, &mut batch, &limits, monitor);
+        let ended = self.run(shared, &plan, &mut batch, deadline, monitor);
         self.hand_over(shared, ended)
     }
 
     /// The best epoch that was watched for.
     pub fn best(&self) -> Option<Best> {
-        self.progress.best
+        self.standing.progress.best
+    }
+
+    /// The tensors of a run for a file, where the network's have `names`: the network, the moments and, beside it, the
+    /// best or the last parameters.
+    pub fn tensors<'a>(&'a self, network: &'a Network<F>, names: &[String]) -> Vec<Tensor<'a, F>> {
+        let none: &[F] = &[];
+        let mut tensors = network.tensors(names, "", &network.parameters, &network.state);
+        let OptimizerState { m, v, v_max, .. } = &self.state;
+        for (prefix, moments) in Self::MOMENTS.into_iter().zip([m, v, v_max]) {
+            tensors.extend(network.tensors(names, prefix, moments, none));
+        }
+        if let Some((prefix, kept)) = self.aside(network) {
+            tensors.extend(network.tensors(names, prefix, &kept.parameters, &kept.state));
+        }
+        tensors
+    }
+
+    const MOMENTS: [&'static str; 3] = ["optimizer.m.", "optimizer.v.", "optimizer.v_max."];
+    const BEST: &'static str = "best.";
+    const LAST: &'static str = "last.";
+
+    /// What is kept beside the network and goes on being of use, and what it is.
+    fn aside(&self, network: &Network<F>) -> Option<(&'static str, &Kept<F>)> {
+        let kept = self.kept.as_ref()?;
+        match kept.role {
+            Role::Best => Some((Self::BEST, kept)),
+            Role::Last { version } if version == network.version => Some((Self::LAST, kept)),
+            Role::Good | Role::Last { .. } => None,
+        }
+    }
+
+    /// Takes up a run from a file: the opposite of [`Self::tensors`], but for the network itself.
+    pub fn restore(
+        &mut self,
+        network: &Network<F>,
+        file: &mut File,
+        names: &[String],
+        standing: Standing,
+        updates: u64,
+    ) -> Result<()> {
+        let OptimizerState { m, v, v_max, .. } = &mut self.state;
+        for (prefix, moments) in Self::MOMENTS.into_iter().zip([m, v, v_max]) {
+            if !moments.is_empty() {
+                for (slot, name) in network.slots.iter().zip(names) {
+                    file.read(&format!("{prefix}{name}"), slot, moments)?;
+                }
+            }
+        }
+        let role = Role::Last {
+            version: network.version,
+        };
+        for (prefix, role) in [(Self::BEST, Role::Best), (Self::LAST, role)] {
+            if names
+                .first()
+                .is_some_and(|name| file.has(&format!("{prefix}{name}")))
+            {
+                let mut kept = Kept::of(network)?;
+                kept.role = role;
+                for (slot, name) in network.slots.iter().zip(names) {
+                    file.read(&format!("{prefix}{name}"), slot, &mut kept.parameters)?;
+                }
+                for (slot, name) in network
+                    .state_slots
+                    .iter()
+                    .zip(&names[network.slots.len()..])
+                {
+                    file.read(&format!("{prefix}{name}"), slot, &mut kept.state)?;
+                }
+                self.kept = Some(kept);
+            }
+        }
+        self.state.step = updates;
+        self.standing = standing;
+        Ok(())
+    }
+
+    /// Updates that the optimiser has done.
+    pub fn updates(&self) -> u64 {
+        self.state.step
     }
 
     /// What the last fit put aside comes back, if nobody has touched the network since, and figures of another goal
@@ -322,15 +419,15 @@ impl<F: Element> Trainer<F> {
         }
         let goal = plan.watch.map(|watch| (watch.goal, watch.restore));
         let restore = plan.watch.is_some_and(|watch| watch.restore);
-        if goal != self.goal || restore && kept.role != Role::Best {
-            self.goal = goal;
-            self.progress = Progress::default();
+        if goal != self.standing.goal || restore && kept.role != Role::Best {
+            self.standing.goal = goal;
+            self.standing.progress = Progress::NONE;
         }
-        if !restore || self.progress.best.is_none() {
+        if !restore || self.standing.progress.best.is_none() {
             kept.keep(&network, Role::Good);
         }
-        if patience_ended(plan, &self.progress) {
-            self.progress.waited = 0;
+        if plan.epochs.is_some() && patience_ended(plan, &self.standing.progress) {
+            self.standing.progress.waited = 0;
         }
     }
 
@@ -363,15 +460,26 @@ impl<F: Element> Trainer<F> {
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
-        limits: &Limits,
+        deadline: Option<Instant>,
         monitor: &mut dyn Monitor<F>,
     ) -> Result<Ending> {
         let mut clock = Clock::new();
-        for _ in 0..plan.epochs {
+        loop {
+            if patience_ended(plan, &self.standing.progress) {
+                return Ok(Ending::Patience);
+            }
+            if self.standing.step >= self.standing.last_step {
+                return Ok(Ending::Steps);
+            }
+            if self.standing.position.is_none() {
+                if self.standing.epoch >= self.standing.until {
+                    return Ok(Ending::Epochs);
+                }
+                self.standing.epoch += 1;
+                self.standing.position = Some(Position::START);
+            }
             let begun = Instant::now();
-            let epoch = self.epoch;
-            self.epoch += 1;
-            self.position = Position::default();
+            let epoch = self.standing.epoch - 1;
             if plan.shuffle {
                 shuffle(&mut batch.order, self.seed, epoch);
                 if let Some(rows) = plan.data.rows {
@@ -380,39 +488,37 @@ impl<F: Element> Trainer<F> {
                     }
                 }
             }
-            let mut rate = f64::NAN;
-            let cut =
-                self.run_epoch(shared, plan, batch, limits, &mut clock, monitor, &mut rate)?;
+            let cut = self.run_epoch(shared, plan, batch, deadline, &mut clock, monitor)?;
             if let Some(what) = self.non_finite(&shared.read()) {
                 return Err(self.diverged(what));
             }
+            let Some(position) = self.standing.position else {
+                return Ok(Ending::Monitor);
+            };
             let validation = match &plan.validation {
                 Some(data) => Some(evaluate(shared, data, plan.objective, monitor)?),
                 None => None,
             };
+            self.standing.position = None;
             let mut report = EpochReport {
                 epoch,
-                step: self.step,
-                loss: self.position.loss_sum / self.position.whole,
+                step: self.standing.step,
+                loss: position.loss_sum / position.whole,
                 validation,
-                learning_rate: rate,
+                learning_rate: position.learning_rate,
                 best: false,
                 seconds: begun.elapsed().as_secs_f64(),
             };
             self.observe(shared, plan, &mut report, monitor)?;
-            let stop = monitor.epoch_end(&report)?;
+            let stop = monitor.epoch_end(self, &report)?;
             let ending = if stop { Some(Ending::Monitor) } else { cut };
             if let Some(ending) = ending {
                 return Ok(ending);
-            }
-            if patience_ended(plan, &self.progress) {
-                return Ok(Ending::Patience);
             }
             if clock.due() {
                 monitor.tick()?;
             }
         }
-        Ok(Ending::Epochs)
     }
 
     /// Takes the figures of an epoch in, and keeps its parameters if they are to be kept.
@@ -425,13 +531,19 @@ impl<F: Element> Trainer<F> {
     ) -> Result<()> {
         if let Some(watch) = &plan.watch {
             let value = figure(watch.goal.figure, report, monitor)?;
-            report.best = self.progress.observe(&watch.goal, report.epoch, value);
+            report.best = self
+                .standing
+                .progress
+                .observe(&watch.goal, report.epoch, value);
         }
         if let (Some(goal), Some(plateau)) = (&plan.plateau, self.optimizer.learning_rate.plateau())
         {
             let value = figure(goal.figure, report, monitor)?;
-            let better = self.plateau_progress.observe(goal, report.epoch, value);
-            self.plateau.observe(plateau, better);
+            let better = self
+                .standing
+                .plateau_progress
+                .observe(goal, report.epoch, value);
+            self.standing.plateau.observe(plateau, better);
         }
         let restore = plan.watch.is_some_and(|watch| watch.restore);
         if let Some(kept) = &mut self.kept {
@@ -444,16 +556,15 @@ impl<F: Element> Trainer<F> {
         Ok(())
     }
 
-    /// One pass over the data. Says why training has to end, if it has to; `rate` is that of the last step.
+    /// The rest of a pass over the data. Says why training has to end, if it has to.
     fn run_epoch(
         &mut self,
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
-        limits: &Limits,
+        deadline: Option<Instant>,
         clock: &mut Clock,
         monitor: &mut dyn Monitor<F>,
-        rate: &mut f64,
     ) -> Result<Option<Ending>> {
         let Some(mut workspace) = self.workspace.take() else {
             return Ok(Some(Ending::Monitor));
@@ -462,11 +573,10 @@ impl<F: Element> Trainer<F> {
             shared,
             plan,
             batch,
-            limits,
+            deadline,
             clock,
             monitor,
             &mut workspace,
-            rate,
         );
         self.workspace = Some(workspace);
         result
@@ -477,16 +587,16 @@ impl<F: Element> Trainer<F> {
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
-        limits: &Limits,
+        deadline: Option<Instant>,
         clock: &mut Clock,
         monitor: &mut dyn Monitor<F>,
         workspace: &mut Workspace<F>,
-        rate: &mut f64,
     ) -> Result<Option<Ending>> {
         let mut guard = Some(shared.write());
-        let (size, epoch) = (workspace.rows, self.epoch - 1);
+        let (size, epoch) = (workspace.rows, self.standing.epoch - 1);
+        let mut position = self.standing.position.unwrap_or(Position::START);
         for (number, rows) in batch.order.chunks(size).enumerate() {
-            if (number as u64) < self.position.batches {
+            if (number as u64) < position.batches {
                 continue;
             }
             let picked = Rows::Picked(rows);
@@ -495,7 +605,8 @@ impl<F: Element> Trainer<F> {
             batch.targets.gather(&plan.data, picked);
             let weight = batch.targets.whole(count);
             if weight <= 0.0 {
-                self.position.batches += 1;
+                position.batches += 1;
+                self.standing.position = Some(position);
                 let_others_in(shared, &mut guard);
                 if clock.due() {
                     guard = None;
@@ -507,7 +618,7 @@ impl<F: Element> Trainer<F> {
                 step: self.state.step,
                 epoch,
             };
-            *rate = self.plateau.scale
+            let rate = self.standing.plateau.scale
                 * self.optimizer.learning_rate.rate(time, &mut |t| {
                     // A function of the caller's is called with no lock held.
                     guard = None;
@@ -544,18 +655,23 @@ impl<F: Element> Trainer<F> {
                 return Err(self.diverged("the loss"));
             }
             let network = guard.get_or_insert_with(|| shared.write());
-            self.update(network, workspace, count, pass, *rate)?;
-            self.position.batches += 1;
-            self.position.loss_sum += loss * weight;
-            self.position.whole += weight;
+            self.update(network, workspace, count, pass, rate)?;
+            position.batches += 1;
+            position.loss_sum += loss * weight;
+            position.whole += weight;
+            position.learning_rate = rate;
+            self.standing.position = Some(position);
             if monitor.wants_steps() {
                 guard = None;
-                if monitor.step_end(epoch, self.step, loss)? {
+                if monitor.step_end(self, loss)? {
                     return Ok(Some(Ending::Monitor));
                 }
             }
-            if let Some(ending) = limits.reached(self.step) {
-                return Ok(Some(ending));
+            if self.standing.step >= self.standing.last_step {
+                return Ok(Some(Ending::Steps));
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Ok(Some(Ending::Time));
             }
             let_others_in(shared, &mut guard);
             // After the last batch the epoch is recorded first.
@@ -590,15 +706,15 @@ impl<F: Element> Trainer<F> {
         }
         network.track_statistics(workspace, rows, pass);
         network.version += 1;
-        self.step += 1;
+        self.standing.step += 1;
         Ok(())
     }
 
     fn diverged(&self, what: &str) -> Error {
         Error::Diverged {
             what: what.to_owned(),
-            epoch: self.epoch.saturating_sub(1),
-            step: self.step,
+            epoch: self.standing.epoch.saturating_sub(1),
+            step: self.standing.step,
         }
     }
 

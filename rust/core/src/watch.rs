@@ -11,6 +11,26 @@ pub enum Figure {
     External,
 }
 
+impl Figure {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Loss, "loss"),
+        (Self::ValidationLoss, "val_loss"),
+        (Self::ValidationAccuracy, "val_accuracy"),
+        (Self::External, "external"),
+    ];
+
+    /// The figure of this name; one that the core does not know is external.
+    pub fn of(name: &str) -> Self {
+        let known = Self::ALL.into_iter().find(|(_, own)| *own == name);
+        known.map_or(Self::External, |(figure, _)| figure)
+    }
+
+    pub fn name(self) -> &'static str {
+        let known = Self::ALL.into_iter().find(|(figure, _)| *figure == self);
+        known.map_or("external", |(_, name)| name)
+    }
+}
+
 /// What counts as better.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Goal {
@@ -50,7 +70,7 @@ pub struct Best {
 }
 
 /// How far a goal has been reached.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Progress {
     pub best: Option<Best>,
     /// Epochs since then.
@@ -58,6 +78,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    pub const NONE: Self = Self {
+        best: None,
+        waited: 0,
+    };
+
     /// Takes an epoch's figure in; says whether it is the best one.
     pub fn observe(&mut self, goal: &Goal, epoch: u64, value: f64) -> bool {
         let better = goal.better(value, self.best.map(|best| best.value));
@@ -84,7 +109,7 @@ mod tests {
                 min_delta: 0.25,
             };
             let sign = if higher { -1.0 } else { 1.0 };
-            let mut progress = Progress::default();
+            let mut progress = Progress::NONE;
             let values = [f64::NAN, 2.0, 1.75, 1.5, f64::NAN, 1.0];
             let better: Vec<bool> = (0..)
                 .zip(values)

@@ -102,7 +102,7 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
         rows: None,
     };
     let plan = |epochs| FitPlan {
-        epochs,
+        epochs: Some(epochs),
         ..FitPlan::new(data, Objective::Core(&loss), 32)
     };
     trainer.fit(&shared, plan(1), &mut Nobody).unwrap();
