@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench ulp golden
+.PHONY: help build check test demo bench ulp crash golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -21,6 +21,9 @@ bench: ## install the peers, time everything beside them (tens of minutes)
 
 ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes)
 	RUSTFLAGS="-C target-feature=+fma,+avx2" cargo run --release -p ranvier-core --example ulp --target-dir target/ulp
+
+crash: ## kill saves 1,000 times and at every call of the system, fail each call (a minute; needs strace)
+	RANVIER_KILLS=1000 RANVIER_STRACE=1 pytest -s tests/test_files.py -k "kill_9 or system_call"
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

@@ -24,7 +24,7 @@ import numpy as np
 
 from . import _core, activations, initializers, layers, losses, optimizers, schedules
 from ._arrays import Array
-from .errors import DTypeError, FileFormatError, RanvierError
+from .errors import ArgumentError, DTypeError, FileFormatError, RanvierError
 
 Path: TypeAlias = str | PathLike[str]
 
@@ -39,6 +39,10 @@ _CLASSES: dict[str, type] = {
     if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 }
 _NAMES = {kind: name for name, kind in _CLASSES.items()}
+
+
+# What torch's BatchNorm keeps besides.
+_COUNTER = "num_batches_tracked"
 
 
 class Opaque:
@@ -85,6 +89,8 @@ def path_of(path: Any) -> str:
     text = fspath(path)
     if not isinstance(text, str):
         raise DTypeError(f"path: expected a path of text, got {path!r}")
+    if "\0" in text:
+        raise ArgumentError(f"path: expected a path without null characters, got {text!r}")
     return text
 
 
@@ -127,7 +133,7 @@ def contents(
     return {
         "path": path,
         "metadata": list(texts.items()),
-        "counters": [(name.replace("running_mean", "num_batches_tracked"), 0) for name in means],
+        "counters": [(name.replace("running_mean", _COUNTER), 0) for name in means],
         "names": names,
     }
 
@@ -167,6 +173,15 @@ class Reader:
         except (RanvierError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as e:
             text = f"no {e.args[0]!r}" if isinstance(e, KeyError) and e.args else str(e)
             raise self.fault(f"{key} with {text[:300]}") from e
+
+    def expect(self, names: list[str]) -> None:
+        """Refuses tensors that belong to none of the parameters of these names."""
+        expected = {*names, *(name.replace("running_mean", _COUNTER) for name in names)}
+        if self.metadata.get("ranvier.kind") == "run":
+            expected |= {prefix + name for prefix in _core.names("prefix") for name in names}
+        for name, _, _ in self.file.tensors():
+            if name not in expected:
+                raise self.fault(f"a tensor {name!r} that belongs to no parameter")
 
 
 def tuples(value: Any) -> Any:

@@ -29,9 +29,14 @@ class History(dict[str, list[Any]]):
 
     def append(self, row: dict[str, Any]) -> None:
         """Adds one epoch; a figure that is new gets None for the epochs before."""
-        epochs = max(map(len, self.values()), default=0)
+        self._put(max(map(len, self.values()), default=0), row)
+
+    def _put(self, index: int, row: dict[str, Any]) -> None:
+        """Makes `row` the last one, at an index; done again it mends what an interruption broke."""
         for key in {**self, **row}:
-            column = self.setdefault(key, [None] * epochs)
+            column = self.setdefault(key, [])
+            del column[index:]
+            column.extend([None] * (index - len(column)))
             column.append(row.get(key))
 
     def rows(self) -> list[dict[str, Any]]:

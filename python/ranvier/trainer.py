@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,8 @@ class Trainer:
         # Options of the last fit, and of one that a file had in progress.
         self._plan: dict[str, Any] | None = None
         self._resumable: dict[str, Any] | None = None
+        # Brings the history up to what the core has reported.
+        self._record: Callable[[], None] = lambda: None
         self.history = History()
         self.stopped_by: str | None = None
 
@@ -415,6 +417,7 @@ class Trainer:
                 self.stopped_by = type(error).__name__
             raise
         finally:
+            self._record()
             ending.close()
         return self.history
 
@@ -554,31 +557,33 @@ class Trainer:
         weight = rest[0] if rest else None
         return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
 
-    def _epoch_hook(self, hooks: list[Callback]) -> Any:
-        called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
+    def _epoch_hook(self, hooks: list[Callback]) -> tuple[list[Any], Any]:
+        """Where the core puts each epoch's report, and what it calls then.
 
-        def on_epoch(
-            epoch: int,
-            step: int,
-            loss: float,
-            validation: tuple[float, float | None] | None,
-            learning_rate: float,
-            best: bool,
-            seconds: float,
-        ) -> bool:
-            self._progress = (epoch + 1, step)
-            row: dict[str, Any] = {"epoch": epoch, "step": step, "loss": loss}
-            if validation is not None:
-                row["val_loss"] = validation[0]
-                if validation[1] is not None:
-                    row["val_accuracy"] = validation[1]
-            row["learning_rate"] = learning_rate
-            row["seconds"] = seconds
-            self.history.append(row)
-            wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]
+        A signal may be handled anywhere in Python's code, so what came is put down before any runs.
+        """
+        called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
+        reports: list[Any] = []
+        first = max(map(len, self.history.values()), default=0)
+
+        recorded = 0
+
+        def record() -> None:
+            nonlocal recorded
+            while recorded < len(reports):
+                self.history._put(first + recorded, _row(*reports[recorded]))
+                recorded += 1
+
+        def on_epoch() -> bool:
+            record()
+            report = reports[-1]
+            self._progress = (report[0] + 1, report[1])
+            row = _row(*report)
+            wishes = [hook.on_epoch_end(report[0], dict(row)) for hook in called]
             return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
-        return on_epoch
+        self._record = record
+        return reports, on_epoch
 
     def _step_hook(self, hooks: list[Callback]) -> Any:
         called = [hook for hook in hooks if _overrides(hook, "on_train_batch_end")]
@@ -644,14 +649,42 @@ def _restored(
     core.restore(reader.file, names, tuples_of(run["standing"]))
     trainer.history.update(_history(run["history"]))
     trainer.stopped_by = run["stopped_by"]
-    if run["plan"] is not None:
-        plan = tuples_of(run["plan"])
-        trainer._plan = trainer._resumable = {key: plan[key] for key in _PLAN}
+    trainer._plan = trainer._resumable = _checked_plan(run["plan"])
     return trainer
 
 
-# Keys of a fit's options in a file.
-_PLAN = ("batch_size", "shuffle", "split", "validation", "watch", "plateau", "data")
+def _checked_plan(stored: Any) -> dict[str, Any] | None:
+    """A fit's options from a file."""
+    if stored is None:
+        return None
+    if not isinstance(stored, dict):
+        raise ValueError("a plan that is none")
+    plan = tuples_of(stored)
+
+    def goal(value: Any) -> bool:
+        return isinstance(value, tuple) and list(map(type, value)) == [str, bool, float]
+
+    match plan:
+        case {
+            "batch_size": int(),
+            "shuffle": bool(),
+            "split": None | (float(), int()),
+            "validation": bool(),
+            "watch": None | (_, None | int(), bool()),
+            "plateau": _,
+            "data": str(),
+        } if (plan["watch"] is None or goal(plan["watch"][0])) and (
+            plan["plateau"] is None or goal(plan["plateau"])
+        ):
+            pass
+        case _:
+            raise ValueError("a torn plan")
+    integer(plan["batch_size"], "batch_size", least=1)
+    if plan["split"] is not None:
+        share, seed = plan["split"]
+        real(share, "validation_split", least=0.0, most=1.0, open_least=True, open_most=True)
+        checked_seed(seed)
+    return plan
 
 
 class _MissingPartError(FileFormatError, ArgumentError):
@@ -663,7 +696,9 @@ def tuples_of(entries: dict[str, Any]) -> dict[str, Any]:
     return {key: tuples(value) for key, value in entries.items()}
 
 
-def _history(columns: dict[str, Any]) -> dict[str, list[Any]]:
+def _history(columns: Any) -> dict[str, list[Any]]:
+    if not isinstance(columns, dict):
+        raise ValueError("a history that is none")
     lengths = {len(column) for column in columns.values() if isinstance(column, list)}
     if len(lengths) > 1 or any(not isinstance(column, list) for column in columns.values()):
         raise ValueError("a history whose columns do not agree")
@@ -681,6 +716,23 @@ def _from_bytes(*arguments: Any) -> Trainer:
     for part in own:
         parts["optimizer" if isinstance(part, Optimizer) else "loss"] = part
     return _resumed(Reader(data), parts["loss"], parts["optimizer"])
+
+
+def _row(
+    epoch: int,
+    step: int,
+    loss: float,
+    validation: tuple[float, float | None] | None,
+    learning_rate: float,
+    seconds: float,
+) -> dict[str, Any]:
+    """An epoch's report as the history has it."""
+    row: dict[str, Any] = {"epoch": epoch, "step": step, "loss": loss}
+    if validation is not None:
+        row["val_loss"] = validation[0]
+        if validation[1] is not None:
+            row["val_accuracy"] = validation[1]
+    return row | {"learning_rate": learning_rate, "seconds": seconds}
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

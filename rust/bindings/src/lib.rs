@@ -16,7 +16,7 @@ mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
         activation::Activation, init::Initializer, loss::Loss, network::Precision,
-        optimizers::Dialect, pool, schedule::Per, simd,
+        optimizers::Dialect, pool, schedule::Per, simd, trainer::PREFIXES,
     };
 
     #[pymodule_export]
@@ -107,6 +107,7 @@ mod _core {
             "dialect" => Dialect::NAMES.into(),
             "precision" => Precision::NAMES.into(),
             "per" => Per::NAMES.into(),
+            "prefix" => PREFIXES.into(),
             _ => Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use ranvier_core::data::Role;
 use ranvier_core::element::Element;
 use ranvier_core::error::{Error, Result};
@@ -64,7 +65,8 @@ pub struct ExternalLoss {
 pub struct Hooks {
     pub external: Option<ExternalLoss>,
     pub on_step: Option<Py<PyAny>>,
-    pub on_epoch: Option<Py<PyAny>>,
+    /// Where reports of epochs go, and what is called then.
+    pub on_epoch: Option<(Py<PyList>, Py<PyAny>)>,
     pub on_rate: Option<Py<PyAny>>,
     pub on_measure: Option<Py<PyAny>>,
     pub raised: Option<PyErr>,
@@ -159,22 +161,19 @@ impl<F: Number> Monitor<F> for Hooks {
 
     fn epoch_end(&mut self, trainer: &Trainer<F>, report: &EpochReport) -> Result<bool> {
         self.attached(|hooks, py| match &hooks.on_epoch {
-            Some(hook) => {
+            Some((reports, hook)) => {
                 // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
                 let pending = py.check_signals();
                 let validation = report.validation.map(|v| (v.loss, v.accuracy));
-                let arguments = (
+                reports.bind(py).append((
                     report.epoch,
                     report.step,
                     report.loss,
                     validation,
                     report.learning_rate,
-                    report.best,
                     report.seconds,
-                );
-                let stop = F::lend(trainer, hooks.id, || {
-                    hook.call1(py, arguments)?.is_truthy(py)
-                })?;
+                ))?;
+                let stop = F::lend(trainer, hooks.id, || hook.call0(py)?.is_truthy(py))?;
                 pending?;
                 Ok(stop)
             }

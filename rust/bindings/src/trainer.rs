@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use ranvier_core::data::{Role, Split};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::Shared;
@@ -59,7 +59,7 @@ pub struct PlanSpec {
     watch: Option<WatchSpec>,
     plateau: Option<GoalSpec>,
     on_step: Option<Py<PyAny>>,
-    on_epoch: Option<Py<PyAny>>,
+    on_epoch: Option<(Py<PyList>, Py<PyAny>)>,
     on_rate: Option<Py<PyAny>>,
     on_measure: Option<Py<PyAny>>,
 }
@@ -132,9 +132,15 @@ impl StandingSpec {
         }
     }
 
-    fn parse(self) -> Standing {
+    fn parse(self) -> Result<Standing> {
         let (scale, waited, rest) = self.plateau;
-        Standing {
+        // Far beyond any training, and far from an overflow.
+        let most = [self.epoch, self.step, self.updates].into_iter().max();
+        if most.is_some_and(|most| most > 1 << 60) {
+            let got = format!("{most:?}");
+            return Err(Error::argument("standing", "counts below 2^60", got));
+        }
+        Ok(Standing {
             epoch: self.epoch,
             step: self.step,
             position: self
@@ -155,7 +161,7 @@ impl StandingSpec {
             plateau_progress: progress(self.plateau_progress),
             goal: self.goal.map(|(spec, restore)| (goal(&spec), restore)),
             progress: progress(self.progress),
-        }
+        })
     }
 }
 
@@ -318,7 +324,7 @@ impl Trainer {
     ) -> PyResult<()> {
         guarded(|| {
             let updates = standing.updates;
-            let standing = standing.parse();
+            let standing = standing.parse()?;
             Ok(py.detach(|| {
                 let mut trainer = self.core.lock().unwrap_or_else(PoisonError::into_inner);
                 file.with(|file| match (&*self.network, &mut *trainer) {

@@ -152,6 +152,12 @@ impl<F: Element> Kept<F> {
     }
 }
 
+/// What the tensors of a run are called in a file, besides those of its network.
+pub const PREFIXES: [&str; 5] = [MOMENTS[0], MOMENTS[1], MOMENTS[2], BEST, LAST];
+const MOMENTS: [&str; 3] = ["optimizer.m.", "optimizer.v.", "optimizer.v_max."];
+const BEST: &str = "best.";
+const LAST: &str = "last.";
+
 /// How far an epoch is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Position {
@@ -333,7 +339,7 @@ impl<F: Element> Trainer<F> {
         let none: &[F] = &[];
         let mut tensors = network.tensors(names, "", &network.parameters, &network.state);
         let OptimizerState { m, v, v_max, .. } = &self.state;
-        for (prefix, moments) in Self::MOMENTS.into_iter().zip([m, v, v_max]) {
+        for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
             tensors.extend(network.tensors(names, prefix, moments, none));
         }
         if let Some((prefix, kept)) = self.aside(network) {
@@ -342,16 +348,12 @@ impl<F: Element> Trainer<F> {
         tensors
     }
 
-    const MOMENTS: [&'static str; 3] = ["optimizer.m.", "optimizer.v.", "optimizer.v_max."];
-    const BEST: &'static str = "best.";
-    const LAST: &'static str = "last.";
-
     /// What is kept beside the network and goes on being of use, and what it is.
     fn aside(&self, network: &Network<F>) -> Option<(&'static str, &Kept<F>)> {
         let kept = self.kept.as_ref()?;
         match kept.role {
-            Role::Best => Some((Self::BEST, kept)),
-            Role::Last { version } if version == network.version => Some((Self::LAST, kept)),
+            Role::Best => Some((BEST, kept)),
+            Role::Last { version } if version == network.version => Some((LAST, kept)),
             Role::Good | Role::Last { .. } => None,
         }
     }
@@ -366,7 +368,7 @@ impl<F: Element> Trainer<F> {
         updates: u64,
     ) -> Result<()> {
         let OptimizerState { m, v, v_max, .. } = &mut self.state;
-        for (prefix, moments) in Self::MOMENTS.into_iter().zip([m, v, v_max]) {
+        for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
             if !moments.is_empty() {
                 for (slot, name) in network.slots.iter().zip(names) {
                     file.read(&format!("{prefix}{name}"), slot, moments)?;
@@ -376,7 +378,7 @@ impl<F: Element> Trainer<F> {
         let role = Role::Last {
             version: network.version,
         };
-        for (prefix, role) in [(Self::BEST, Role::Best), (Self::LAST, role)] {
+        for (prefix, role) in [(BEST, Role::Best), (LAST, role)] {
             if names
                 .first()
                 .is_some_and(|name| file.has(&format!("{prefix}{name}")))
