@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from . import _core
 from ._arrays import plain, real
+from ._definitions import Definition
 from .errors import ArgumentError, DTypeError
 
 __all__ = ["ELU", "LeakyReLU", "PReLU"]
@@ -25,8 +26,8 @@ __all__ = ["ELU", "LeakyReLU", "PReLU"]
 _ALIASES = {"swish": "silu", "linear": "identity"}
 
 
-@dataclass(frozen=True)
-class LeakyReLU:
+@dataclass(frozen=True, repr=False, eq=False)
+class LeakyReLU(Definition):
     """z where z > 0, slope·z elsewhere. Keras 3 calls the slope negative_slope."""
 
     slope: float = 0.01
@@ -36,8 +37,8 @@ class LeakyReLU:
         plain(self)
 
 
-@dataclass(frozen=True)
-class ELU:
+@dataclass(frozen=True, repr=False, eq=False)
+class ELU(Definition):
     """z where z > 0, alpha·(e^z − 1) elsewhere (Clevert et al. 2016)."""
 
     alpha: float = 1.0
@@ -47,8 +48,8 @@ class ELU:
         plain(self)
 
 
-@dataclass(frozen=True)
-class PReLU:
+@dataclass(frozen=True, repr=False, eq=False)
+class PReLU(Definition):
     """z where z > 0, slope·z elsewhere, the slope being learned (He et al. 2015).
 
     One slope for the layer, starting at `slope`, as in PyTorch; Keras learns one for each unit,

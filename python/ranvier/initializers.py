@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from ._arrays import boolean, plain, real
+from ._definitions import Definition
 from .errors import ArgumentError, DTypeError
 
 __all__ = [
@@ -36,8 +37,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Initializer:
+@dataclass(frozen=True, repr=False, eq=False)
+class Initializer(Definition):
     """Base of the initialisers."""
 
     name: ClassVar[str] = ""
@@ -53,35 +54,35 @@ class Initializer:
         return self.name, None, False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class GlorotUniform(Initializer):
     """U(±√(6/(n+m))) (Glorot and Bengio 2010)."""
 
     name = "glorot_uniform"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class HeUniform(Initializer):
     """U(±√(6/n)) (He et al. 2015)."""
 
     name = "he_uniform"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class LecunUniform(Initializer):
     """U(±√(3/n)) (LeCun et al. 1998)."""
 
     name = "lecun_uniform"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class TorchDefault(Initializer):
     """U(±1/√n) for weights and biases, the default of `torch.nn.Linear`."""
 
     name = "torch"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class _Normal(Initializer):
     truncated: bool = False
 
@@ -93,28 +94,28 @@ class _Normal(Initializer):
         return self.name, None, bool(self.truncated)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class GlorotNormal(_Normal):
     """N(0, 2/(n+m)); `truncated=True` cuts at two deviations and rescales, as Keras does."""
 
     name = "glorot_normal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class HeNormal(_Normal):
     """N(0, 2/n); `truncated=True` cuts at two deviations and rescales, as Keras does."""
 
     name = "he_normal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class LecunNormal(_Normal):
     """N(0, 1/n); `truncated=True` cuts at two deviations and rescales, as Keras does."""
 
     name = "lecun_normal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Orthogonal(Initializer):
     """Orthonormal columns (or rows, where there are fewer) times `gain` (Saxe et al. 2013)."""
 
@@ -129,7 +130,7 @@ class Orthogonal(Initializer):
         return self.name, float(self.gain), False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Constant(Initializer):
     """`value` everywhere."""
 
@@ -144,14 +145,14 @@ class Constant(Initializer):
         return self.name, float(self.value), False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Zeros(Initializer):
     """0 everywhere."""
 
     name = "zeros"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ones(Initializer):
     """1 everywhere."""
 

@@ -6,11 +6,12 @@ y = x @ weight + bias. PyTorch and ONNX store the transpose.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from . import activations, initializers
 from ._arrays import boolean, integer, plain, real
+from ._definitions import Definition
 from .activations import ActivationLike
 from .errors import ArgumentError, DTypeError
 from .initializers import InitializerLike
@@ -18,8 +19,8 @@ from .initializers import InitializerLike
 __all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Softmax"]
 
 
-@dataclass(frozen=True, repr=False)
-class Layer:
+@dataclass(frozen=True, repr=False, eq=False)
+class Layer(Definition):
     """Base of the layers."""
 
     def __post_init__(self) -> None:
@@ -29,18 +30,8 @@ class Layer:
     def _spec(self) -> dict[str, Any]:
         raise DTypeError("layers: expected a layer such as ranvier.Dense(10), got the base class")
 
-    def __repr__(self) -> str:
-        """The call that makes the layer, without defaults."""
-        parts = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                name = "" if field.name in ("units", "rate") else f"{field.name}="
-                parts.append(f"{name}{value!r}")
-        return f"{type(self).__name__}({', '.join(parts)})"
 
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Dense(Layer):
     """Fully connected layer: a = f(x @ weight + bias).
 
@@ -91,7 +82,7 @@ class Dense(Layer):
         }
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Activation(Layer):
     """An activation as a layer of its own, for instance behind a normalisation."""
 
@@ -101,7 +92,7 @@ class Activation(Layer):
         return {"kind": "activation", "activation": activations.spec(self.activation)}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Dropout(Layer):
     """In training, sets each value to 0 with probability `rate` and divides the others by 1 − rate.
 
@@ -123,7 +114,7 @@ class Dropout(Layer):
         return {"kind": "dropout", "rate": float(self.rate)}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LayerNorm(Layer):
     """Each row to mean 0 and variance 1 over its features, then times weight plus bias.
 
@@ -143,7 +134,7 @@ class LayerNorm(Layer):
         return {"kind": "layer_norm", "eps": float(self.eps)}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class BatchNorm(Layer):
     """Each feature to mean 0 and variance 1 over the batch, then times weight plus bias.
 
@@ -172,7 +163,7 @@ class BatchNorm(Layer):
         return {"kind": "batch_norm", "momentum": float(self.momentum), "eps": float(self.eps)}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Softmax(Layer):
     """e^z / Σ e^z over the features of each row.
 

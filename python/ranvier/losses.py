@@ -21,13 +21,14 @@ given, and their weights if there are any. It may follow any convention; ours is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from . import _core
 from ._arrays import Array, empty, features, matrix, numeric, plain, real, weights
+from ._definitions import Definition
 from .errors import ArgumentError, DTypeError, ShapeError
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class CustomLoss(Protocol):
         """The loss of `output`, shape (n, K), and its gradient, of the same shape."""
 
 
-@dataclass(frozen=True, repr=False)
-class Loss:
+@dataclass(frozen=True, repr=False, eq=False)
+class Loss(Definition):
     """Base of the core's losses."""
 
     def _spec(self) -> tuple[str, list[float]]:
@@ -98,14 +99,8 @@ class Loss:
         value = _core.loss_value_and_gradient(self._spec(), arrays, d_output)
         return value, d_output
 
-    def __repr__(self) -> str:
-        """The call that makes the loss, without defaults."""
-        shown = [f for f in fields(self) if getattr(self, f.name) != f.default]
-        options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown)
-        return f"{type(self).__name__}({options})"
 
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MSE(Loss):
     """Squared error (z − y)², a mean over all n·K elements.
 
@@ -117,7 +112,7 @@ class MSE(Loss):
         return "mse", []
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MAE(Loss):
     """Absolute error |z − y|, a mean over all n·K elements; gradient 0 where z = y.
 
@@ -128,7 +123,7 @@ class MAE(Loss):
         return "mae", []
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Huber(Loss):
     """½d² where |d| < delta, else delta·(|d| − ½delta), with d = z − y (Huber 1964).
 
@@ -146,7 +141,7 @@ class Huber(Loss):
         return "huber", [float(self.delta)]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Quantile(Loss):
     """Pinball loss max(q·d, (q−1)·d) with d = y − z; its minimum is the q-quantile.
 
@@ -175,7 +170,7 @@ class Quantile(Loss):
         return "quantile", [float(q) for q in self._levels()]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Poisson(Loss):
     """e^z − y·z, a mean over all n·K elements; e^z is the predicted rate.
 
@@ -186,7 +181,7 @@ class Poisson(Loss):
         return "poisson", []
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class GaussianNLL(Loss):
     """½(s + (m−y)²·e^−s), a mean over n·T elements; m means and s log-variances.
 
@@ -200,7 +195,7 @@ class GaussianNLL(Loss):
         return "gaussian_nll", []
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class CrossEntropy(Loss):
     """−log p_y with p = softmax(z), a mean over rows.
 
@@ -240,7 +235,7 @@ class CrossEntropy(Loss):
         return {"labels": array.reshape(-1) if array.ndim == 2 else array}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class BinaryCrossEntropy(Loss):
     """(1−y)·z − (1+(p−1)·y)·logsigmoid(z), a mean over all n·K elements, from logits z.
 

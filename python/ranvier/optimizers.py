@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from . import _core
 from ._arrays import boolean, numeric, plain, real
+from ._definitions import Definition
 from .errors import ArgumentError, DTypeError, ShapeError
 from .schedules import Schedule, ScheduleLike
 from .schedules import get as schedule
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
 
 
-@dataclass(frozen=True, repr=False)
-class Optimizer:
+@dataclass(frozen=True, repr=False, eq=False)
+class Optimizer(Definition):
     """Base of the optimisers. Options are fixed; another rate is another optimiser.
 
     Args:
@@ -183,14 +184,8 @@ class Optimizer:
         """A pickle holds the definition, not the moments."""
         return partial(type(self), **self._options()), ()
 
-    def __repr__(self) -> str:
-        """The call that makes the optimiser, without defaults."""
-        shown = [f for f in fields(self) if f.init and getattr(self, f.name) != f.default]
-        options = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in shown)
-        return f"{type(self).__name__}({options})"
 
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SGD(Optimizer):
     """Stochastic gradient descent; with batch_size = len(X), gradient descent.
 
@@ -235,7 +230,7 @@ class SGD(Optimizer):
         return options
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Adam(Optimizer):
     """Adam: steps scaled by running moments of the gradient (Kingma and Ba 2015).
 
@@ -277,7 +272,7 @@ class Adam(Optimizer):
         return options
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from . import _core
 from ._arrays import integer, plain, real
+from ._definitions import Definition
 from .errors import ArgumentError, DTypeError
 
 __all__ = [
@@ -42,8 +43,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, repr=False)
-class Schedule:
+@dataclass(frozen=True, repr=False, eq=False)
+class Schedule(Definition):
     """Base of the schedules.
 
     Args:
@@ -88,17 +89,8 @@ class Schedule:
     def _counts_epochs(self) -> bool:
         return self.per == "epoch"
 
-    def __repr__(self) -> str:
-        """The call that makes the schedule, without defaults."""
-        first, *rest = sorted(fields(self), key=lambda f: bool(f.kw_only))
-        options = [repr(getattr(self, first.name))]
-        for option in rest:
-            if (value := getattr(self, option.name)) != option.default:
-                options.append(f"{option.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(options)})"
 
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Constant(Schedule):
     """γ(t) = rate.
 
@@ -114,7 +106,7 @@ class Constant(Schedule):
         real(self.rate, "rate", least=0.0)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Step(Schedule):
     """γ(t) = rate · factor^⌊t / every⌋; `torch.optim.lr_scheduler.StepLR`.
 
@@ -137,7 +129,7 @@ class Step(Schedule):
         real(self.factor, "factor", least=0.0, open_least=True)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Exponential(Schedule):
     """γ(t) = rate · factor^(t / every); with every=1 torch's `ExponentialLR`.
 
@@ -160,7 +152,7 @@ class Exponential(Schedule):
         integer(self.every, "every", least=1)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Polynomial(Schedule):
     """γ(t) = end + (rate − end)(1 − min(t, steps) / steps)^power; power 1 is a straight line.
 
@@ -186,7 +178,7 @@ class Polynomial(Schedule):
         real(self.power, "power", least=0.0, open_least=True)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Cosine(Schedule):
     """γ(t) = end + (rate − end)(1 + cos(π·min(t, steps) / steps)) / 2.
 
@@ -219,7 +211,7 @@ class Cosine(Schedule):
         return [super()._specs()[0] | {"restarts": self.restarts or 0.0}]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class OneCycle(Schedule):
     """Up from rate · start_factor to rate, then down to rate · end_factor, along half cosines.
 
@@ -256,7 +248,7 @@ class OneCycle(Schedule):
         return [super()._specs()[0] | ends]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class InverseScaling(Schedule):
     """γ(t) = rate / (t + 1)^power; scikit-learn's "invscaling" counts rows instead.
 
@@ -276,7 +268,7 @@ class InverseScaling(Schedule):
         real(self.power, "power", least=0.0, open_least=True)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Warmup(Schedule):
     """A straight line from `start` to where another schedule begins, then that schedule.
 
@@ -325,7 +317,7 @@ class Warmup(Schedule):
         return super()._counts_epochs() or get(self.then)._counts_epochs()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ReduceOnPlateau(Schedule):
     """rate, multiplied by `factor` whenever a figure has not become better for `patience` epochs.
 
@@ -373,7 +365,7 @@ class ReduceOnPlateau(Schedule):
         return self
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Function(Schedule):
     """γ(t) = function(t), a function of one's own, called before each step with no lock held.
 
