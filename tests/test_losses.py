@@ -910,3 +910,89 @@ def test_a_custom_loss_cannot_start_a_second_fit_of_its_trainer(rng):
     trainer = rv.Trainer(small_model(), loss=Nested())
     trainer.fit(X, y)
     assert trainer.step == 1
+
+
+# ---------------------------------------------------------------- class weights
+
+CLASS_X = np.random.default_rng(5).normal(size=(40, 3))
+CLASSES = np.arange(40) % 7 // 3
+BITS = (np.arange(80).reshape(40, 2) % 5 < 2).astype(float)
+
+
+def trained_with(loss, y, outputs, **options):
+    model = rv.Sequential([rv.Dense(outputs)], input_size=3, dtype="float64")
+    history = model.fit(CLASS_X, y, loss=loss, epochs=3, batch_size=7, **options)
+    return history["loss"], history.get("val_loss"), model.parameters()["0.weight"].tobytes()
+
+
+@pytest.mark.parametrize("sample_weight", [None, 1.0 + np.arange(40) % 3])
+def test_class_weights_are_sample_weights(sample_weight):
+    base = np.ones(40) if sample_weight is None else sample_weight
+    counts = np.bincount(CLASSES)
+    ones, shares = np.eye(3)[CLASSES], np.full((40, 3), 0.1) + 0.7 * np.eye(3)[CLASSES]
+    by_class = np.array([1.0, 3.0, 0.5])
+    factors = np.where(BITS == 1, [0.5, 4.0], [2.0, 1.0])
+    balanced = np.where(BITS == 1, 40 / (2 * BITS.sum(0)), 40 / (2 * (1 - BITS).sum(0)))
+    cases = [
+        ("cross_entropy", CLASSES, 3, {1: 3.0, 2: 0.5}, by_class[CLASSES]),
+        ("cross_entropy", CLASSES, 3, [{1: 3.0, 2: 0.5}], by_class[CLASSES]),
+        ("cross_entropy", CLASSES, 3, "balanced", (40 / (3 * counts))[CLASSES]),
+        ("cross_entropy", CLASSES, 4, "balanced", (40 / (3 * counts))[CLASSES]),
+        ("cross_entropy", ones, 3, {1: 3.0, 2: 0.5}, by_class[CLASSES]),
+        ("cross_entropy", shares, 3, {1: 3.0, 2: 0.5}, shares @ by_class),
+        ("binary_cross_entropy", BITS[:, 0], 1, {0: 2.0, 1: 0.5}, factors[:, 0]),
+        ("binary_cross_entropy", BITS[:, :1], 1, "balanced", balanced[:, 0]),
+        ("binary_cross_entropy", BITS, 2, [{0: 2.0, 1: 0.5}, {1: 4.0}], factors.prod(axis=1)),
+        ("binary_cross_entropy", BITS, 2, "balanced", balanced.prod(axis=1)),
+    ]
+    for loss, y, outputs, class_weight, expected in cases:
+        ours = trained_with(
+            loss, y, outputs, sample_weight=sample_weight, class_weight=class_weight
+        )
+        by_hand = trained_with(loss, y, outputs, sample_weight=base * expected)
+        np.testing.assert_allclose(ours[0], by_hand[0], rtol=1e-13)
+        parameters = [np.frombuffer(result[2]) for result in (ours, by_hand)]
+        np.testing.assert_allclose(*parameters, rtol=1e-12)
+
+
+def test_validation_rows_are_weighted_likewise():
+    weights = {0: 3.0, 2: 0.25}
+    factor = np.array([3.0, 1.0, 0.25])[CLASSES]
+    for options, by_hand in (
+        ({"validation_split": 0.3}, {"validation_split": 0.3}),
+        (
+            {"validation_data": (CLASS_X, CLASSES)},
+            {"validation_data": (CLASS_X, CLASSES, factor)},
+        ),
+    ):
+        ours = trained_with("cross_entropy", CLASSES, 3, class_weight=weights, **options)
+        assert ours == trained_with("cross_entropy", CLASSES, 3, sample_weight=factor, **by_hand)
+
+
+@pytest.mark.parametrize(
+    ("loss", "class_weight", "words"),
+    [
+        ("mse", "balanced", "class_weight: expected None for a loss without classes"),
+        ("cross_entropy", "even", "class_weight: expected None, 'balanced'.*got 'even'"),
+        ("cross_entropy", 3.0, "class_weight: .*got 3.0"),
+        ("cross_entropy", {3: 1.0}, "class_weight: expected classes from 0 to 2, got 3"),
+        ("cross_entropy", {"a": 1.0}, "class_weight, a class: .*got 'a'"),
+        ("cross_entropy", {0: -1.0}, r"class_weight\[0\]: .*got -1.0"),
+        ("cross_entropy", {0: "x"}, r"class_weight\[0\]: .*got 'x'"),
+        (
+            "cross_entropy",
+            [{}, {}],
+            "class_weight: expected one entry for each of 1 outputs, got 2",
+        ),
+        ("cross_entropy", {0: 0, 1: 0, 2: 0}, "sample_weight: .*sum"),
+    ],
+)
+def test_class_weights_that_do_not_fit_are_refused(loss, class_weight, words):
+    y = CLASS_X if loss == "mse" else CLASSES
+    with pytest.raises(rv.RanvierError, match=words):
+        trained_with(loss, y, 3, class_weight=class_weight)
+
+
+def test_labels_out_of_range_are_named_with_class_weights_too():
+    with pytest.raises(rv.ArgumentError, match="y: expected class labels from 0 to 1"):
+        trained_with("cross_entropy", CLASSES, 2, class_weight="balanced")

@@ -72,7 +72,11 @@ STOP = {"patience": 100}
     "options",
     [
         {"validation_data": VALIDATION, "callbacks": [rv.EarlyStopping(**STOP)]},
-        {"validation_split": 0.1, "sample_weight": 1.0 + np.arange(80) % 3},
+        {
+            "validation_split": 0.1,
+            "sample_weight": 1.0 + np.arange(80) % 3,
+            "class_weight": {1: 2.0, 3: 0.5},
+        },
         {"shuffle": False},
     ],
     ids=["validation", "split", "plain"],

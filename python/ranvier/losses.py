@@ -20,14 +20,14 @@ given, and their weights if there are any. It may follow any convention; ours is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from . import _core
-from ._arrays import Array, empty, features, matrix, numeric, plain, real, weights
+from ._arrays import Array, empty, features, integer, matrix, numeric, plain, real, weights
 from ._definitions import Definition
 from .errors import ArgumentError, DTypeError, ShapeError
 
@@ -318,6 +318,78 @@ def arrays_of(
     if sample_weight is not None:
         arrays["weights"] = weights(sample_weight, X.shape[0], f"{prefix}sample_weight")
     return arrays
+
+
+ClassWeight: TypeAlias = str | Mapping[int, float] | Sequence[str | Mapping[int, float]]
+
+
+def checked_class_weight(class_weight: Any) -> Any:
+    """Class weights as a file keeps them: "balanced", pairs, or a list of either."""
+    if class_weight is None or class_weight == "balanced":
+        return class_weight
+    if isinstance(class_weight, Mapping):
+        pairs = []
+        for label, weight in class_weight.items():
+            integer(label, "class_weight, a class", least=0, most=2**31)
+            pairs.append((int(label), real(weight, f"class_weight[{label}]", least=0.0)))
+        return tuple(sorted(pairs))
+    if isinstance(class_weight, list | tuple) and class_weight and None not in class_weight:
+        return [checked_class_weight(entry) for entry in class_weight]
+    raise DTypeError(
+        "class_weight: expected None, 'balanced', a dict of weights by class, or a list of such "
+        f"for several outputs, got {class_weight!r}"
+    )
+
+
+def class_weighted(
+    arrays: dict[str, Any], class_weight: Any, loss: Loss | CustomLoss, outputs: int
+) -> dict[str, Any]:
+    """The arrays with weights that the classes of their targets ask for."""
+    labels, values = arrays["labels"], arrays["values"]
+    if labels is None and not isinstance(loss, CrossEntropy | BinaryCrossEntropy):
+        raise ArgumentError(
+            f"class_weight: expected None for a loss without classes, {loss!r}, "
+            f"got {class_weight!r}"
+        )
+    binary = isinstance(loss, BinaryCrossEntropy)
+    several = isinstance(class_weight, list)
+    if several and len(class_weight) != (outputs if binary else 1):
+        raise ArgumentError(
+            f"class_weight: expected one entry for each of {outputs if binary else 1} outputs, "
+            f"got {len(class_weight)}"
+        )
+    rows = arrays["x"].shape[0]
+    weight = np.ones(rows) if arrays["weights"] is None else arrays["weights"].astype(float)
+    if labels is not None:
+        if labels.size and labels.min() >= 0 and labels.max() < outputs:
+            wanted = class_weight[0] if several else class_weight
+            weight *= _by_class(np.bincount(labels, minlength=outputs), wanted)[labels]
+        # Else the core says which label is none.
+    elif binary:
+        for number, column in enumerate(values.reshape(rows, -1).T):
+            shares = np.column_stack([1.0 - column, column])
+            wanted = class_weight[number] if several else class_weight
+            weight *= shares @ _by_class(shares.sum(axis=0), wanted)
+    else:
+        wanted = class_weight[0] if several else class_weight
+        weight *= values @ _by_class(values.sum(axis=0), wanted)
+    return arrays | {"weights": weight}
+
+
+def _by_class(counts: Array, wanted: Any) -> Array:
+    """The weight of each class, of which there are so many rows."""
+    factors = np.ones(len(counts))
+    if wanted == "balanced":
+        present = counts > 0
+        factors[present] = counts.sum() / (present.sum() * counts[present])
+        return factors
+    for label, value in wanted:
+        if label >= len(counts):
+            raise ArgumentError(
+                f"class_weight: expected classes from 0 to {len(counts) - 1}, got {label}"
+            )
+        factors[label] = value
+    return factors
 
 
 def _own_targets(y: Any, name: str) -> Any:

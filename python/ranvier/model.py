@@ -20,7 +20,7 @@ from .errors import (
     NotFittedError,
     ShapeError,
 )
-from .layers import Layer
+from .layers import Dense, Layer
 from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
 
@@ -240,6 +240,11 @@ class Sequential:
             file.read(theirs, array)
             values[name] = array.T.reshape(own[name])
         self.set_parameters(values)
+
+    def _outputs(self, input_size: int) -> int:
+        """Number of outputs, also where input_size is not known yet."""
+        widths = [layer.units for layer in self._layers if isinstance(layer, Dense)]
+        return widths[-1] if widths else input_size
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter and running statistic, in the core's order."""

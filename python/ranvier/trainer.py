@@ -27,7 +27,17 @@ from ._files import (
 from .callbacks import Callback, EarlyStopping
 from .errors import ArgumentError, BusyError, DTypeError, FileFormatError
 from .history import History
-from .losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss, LossLike, arrays_of
+from .losses import (
+    BinaryCrossEntropy,
+    ClassWeight,
+    CrossEntropy,
+    CustomLoss,
+    Loss,
+    LossLike,
+    arrays_of,
+    checked_class_weight,
+    class_weighted,
+)
 from .losses import get as get_loss
 from .model import Sequential, checked_model, core_loss, read_model
 from .optimizers import Optimizer, OptimizerLike
@@ -280,6 +290,7 @@ class Trainer:
         validation_data: tuple[Any, ...] | None = None,
         validation_split: float | None = None,
         sample_weight: ArrayLike | None = None,
+        class_weight: ClassWeight | None = None,
         monitor: str | None = None,
         restore_best_weights: bool | None = None,
         max_steps: int | None = None,
@@ -305,8 +316,8 @@ class Trainer:
             y: targets as the loss takes them.
             epochs: passes over the data, 1 or more; default 1. After `Trainer.resume` the default
                 goes on with the fit in progress, whose options come from the file: then none of
-                batch_size, shuffle, validation_split, monitor, restore_best_weights and max_steps
-                may be given.
+                batch_size, shuffle, validation_split, class_weight, monitor, restore_best_weights
+                and max_steps may be given.
             batch_size: rows in a step, default 32; above len(X) it is the whole.
             shuffle: True, the default: a new order for each epoch, from the seed; False keeps the
                 rows' order.
@@ -316,6 +327,12 @@ class Trainer:
                 where targets are labels. (Keras takes the last rows.) Not together with
                 validation_data.
             sample_weight: (rows,), 0 or more, not all 0.
+            class_weight: factors of the rows' weights by their class: a dict (classes that it does
+                not name have 1), or "balanced" for rows / (classes · rows of the class), counted
+                without sample_weight. For probabilities a row's factor is their mean over the
+                classes; for binary_cross_entropy with several outputs it is the product over them,
+                and a list gives each output its own. Validation rows are weighted likewise, so that
+                both losses mean the same (Keras weights those of training alone).
             monitor: the figure of the history that "best" goes by; None for that of an
                 `EarlyStopping` among the callbacks, else "val_loss".
             restore_best_weights: default True; False leaves the model with the last parameters.
@@ -357,6 +374,7 @@ class Trainer:
             "batch_size": batch_size,
             "shuffle": shuffle,
             "validation_split": validation_split,
+            "class_weight": class_weight,
             "monitor": monitor,
             "restore_best_weights": restore_best_weights,
             "max_steps": max_steps,
@@ -368,20 +386,20 @@ class Trainer:
         if going_on:
             saved = self._going_on(options, hooks, arrays, validation, allowed)
         else:
+            epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
             saved = self._planned(options, hooks, validation is not None)
             saved["data"] = fingerprint(arrays)
+        if (wanted := saved["class_weight"]) is not None:
+            outputs = self._model._outputs(x.shape[1])
+            arrays = class_weighted(arrays, wanted, self._loss, outputs)
+            if validation is not None:
+                validation = class_weighted(validation, wanted, self._loss, outputs)
         split = saved["split"]
-        if not going_on:
-            epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
         plan = {
             "data": arrays,
             "validation": validation,
             **{key: saved[key] for key in ("split", "batch_size", "shuffle", "watch", "plateau")},
-            "epochs": None
-            if going_on
-            else 1
-            if epochs is None
-            else integer(epochs, "epochs", least=1),
+            "epochs": epochs,
             "max_steps": max_steps,
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
             "on_step": self._step_hook(hooks),
@@ -446,6 +464,7 @@ class Trainer:
             "shuffle": boolean(given.get("shuffle", True), "shuffle"),
             "split": (share, self._seed) if share > 0.0 else None,
             "validation": validation,
+            "class_weight": checked_class_weight(given.get("class_weight")),
             "watch": self._watch(given.get("monitor"), restore, hooks, validated),
             "plateau": self._plateau(validated),
         }
@@ -672,6 +691,7 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
             "validation": bool(),
             "watch": None | (_, None | int(), bool()),
             "plateau": _,
+            "class_weight": _,
             "data": str(),
         } if (plan["watch"] is None or goal(plan["watch"][0])) and (
             plan["plateau"] is None or goal(plan["plateau"])
@@ -684,7 +704,17 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
         share, seed = plan["split"]
         real(share, "validation_split", least=0.0, most=1.0, open_least=True, open_most=True)
         checked_seed(seed)
+    plan["class_weight"] = _class_weight(plan["class_weight"])
     return plan
+
+
+def _class_weight(stored: Any) -> Any:
+    """Class weights from a file: pairs, or a list of them."""
+    if stored is None or stored == "balanced":
+        return stored
+    if all(isinstance(pair, tuple) and list(map(type, pair)) == [int, float] for pair in stored):
+        return checked_class_weight(dict(stored))
+    return [_class_weight(entry) for entry in stored]
 
 
 class _MissingPartError(FileFormatError, ArgumentError):
