@@ -13,7 +13,7 @@ right means.
 
 from typing import Any
 
-from . import activations, datasets, errors, initializers, losses, optimizers, schedules
+from . import activations, datasets, errors, initializers, losses, metrics, optimizers, schedules
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
 from .callbacks import Callback, Checkpoint, EarlyStopping
@@ -76,6 +76,7 @@ __all__ = [
     "initializers",
     "load",
     "losses",
+    "metrics",
     "optimizers",
     "reference",
     "schedules",

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from . import _core, activations, initializers, layers, losses, optimizers, schedules
+from . import _core, activations, initializers, layers, losses, metrics, optimizers, schedules
 from ._arrays import Array
 from .errors import ArgumentError, DTypeError, FileFormatError, RanvierError
 
@@ -30,7 +30,7 @@ Path: TypeAlias = str | PathLike[str]
 
 _MODULES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (activations, initializers, layers, losses, optimizers, schedules)
+    for module in (activations, initializers, layers, losses, metrics, optimizers, schedules)
 }
 _CLASSES: dict[str, type] = {
     f"{home}.{kind.__name__}": kind
@@ -58,7 +58,7 @@ def encode(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [encode(entry) for entry in value]
-    if type(value) in _NAMES and not isinstance(value, schedules.Function):
+    if type(value) in _NAMES and not isinstance(value, schedules.Function | metrics.Function):
         options = {f.name: encode(getattr(value, f.name)) for f in fields(value) if f.init}
         return {"class": _NAMES[type(value)], "options": options}
     return {"opaque": repr(value)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import boolean, integer, real
+from ._arrays import Array, boolean, integer, real
 from ._arrays import seed as checked_seed
 from ._files import (
     Opaque,
@@ -28,9 +28,7 @@ from .callbacks import Callback, EarlyStopping
 from .errors import ArgumentError, BusyError, DTypeError, FileFormatError
 from .history import History
 from .losses import (
-    BinaryCrossEntropy,
     ClassWeight,
-    CrossEntropy,
     CustomLoss,
     Loss,
     LossLike,
@@ -39,6 +37,8 @@ from .losses import (
     class_weighted,
 )
 from .losses import get as get_loss
+from .metrics import Function, Metric, MetricLike
+from .metrics import get as get_metrics
 from .model import Sequential, checked_model, core_loss, read_model
 from .optimizers import Optimizer, OptimizerLike
 from .optimizers import get as get_optimizer
@@ -64,6 +64,9 @@ class Trainer:
         loss: a name, an object of `ranvier.losses`, or a custom loss (see there).
         optimizer: a name or an object of `ranvier.optimizers`. The trainer keeps moments of its
             own; the object is a definition and is not changed.
+        metrics: what evaluations tell besides the loss: names, objects of `ranvier.metrics`, or
+            functions (y, output) -> number; None is accuracy for cross_entropy and
+            binary_cross_entropy.
         precision: None for products in the model's dtype; "bf16" for mixed precision (models in
             float32 only): the operands of every dense product of a training step are rounded to
             bfloat16 (8 bits of significand) and summed in float32; parameters, moments, activations
@@ -96,11 +99,13 @@ class Trainer:
         *,
         loss: LossLike,
         optimizer: OptimizerLike = "adam",
+        metrics: list[MetricLike] | None = None,
         precision: str | None = None,
         seed: int | None = 0,
     ) -> None:
         self._model = checked_model(model)
         self._loss = get_loss(loss)
+        self._metrics = get_metrics(metrics, self._loss)
         self._optimizer = get_optimizer(optimizer).copy()
         self._precision = _checked_precision(precision, self._model)
         self._seed = checked_seed(seed)
@@ -128,6 +133,11 @@ class Trainer:
     def optimizer(self) -> Optimizer:
         """The optimiser's definition."""
         return self._optimizer
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What evaluations tell besides the loss."""
+        return self._metrics
 
     @property
     def precision(self) -> str | None:
@@ -193,9 +203,13 @@ class Trainer:
         """A pickle holds a run's file, or the definition if nothing was trained."""
         if self._core is None:
             made = partial(Trainer, self._model, loss=self._loss, optimizer=self._optimizer)
+            made = partial(made, metrics=list(self._metrics))
             return partial(made, precision=self._precision, seed=self._seed), ()
-        own = [part for part in (self._loss, self._optimizer) if _opaque(part)]
-        return _from_bytes, (*own, self._write(None))
+        own = {"loss": self._loss, "optimizer": self._optimizer, "metrics": list(self._metrics)}
+        for name, part in list(own.items()):
+            if not any(isinstance(entry, Opaque) for entry in _flat(decode(encode(part)))):
+                del own[name]
+        return _from_bytes, (self._write(None), own)
 
     def save(self, path: Path) -> None:
         """Writes the run to a file, from which `Trainer.resume` goes on as if nothing had happened.
@@ -221,6 +235,7 @@ class Trainer:
         run = {
             "loss": encode(self._loss),
             "optimizer": encode(self._optimizer),
+            "metrics": encode(self._metrics),
             "precision": self._precision,
             "seed": self._seed,
             "stopped_by": self.stopped_by,
@@ -245,6 +260,7 @@ class Trainer:
         *,
         loss: LossLike | None = None,
         optimizer: OptimizerLike | None = None,
+        metrics: list[MetricLike] | None = None,
     ) -> Trainer:
         """The run of a file, with a model of its own, as it was when it was saved.
 
@@ -257,6 +273,7 @@ class Trainer:
             path: a file of `Trainer.save` or `Checkpoint`.
             loss: in place of the one in the file; needed where that was one of one's own.
             optimizer: likewise; a rule that remembers the same moments.
+            metrics: likewise.
 
         Raises:
             FileFormatError: the file is damaged, or none of a run.
@@ -277,7 +294,7 @@ class Trainer:
             >>> len(again.fit(np.eye(2), np.ones(2))["loss"])
             5
         """
-        return _resumed(Reader(path), loss, optimizer)
+        return _resumed(Reader(path), loss=loss, optimizer=optimizer, metrics=metrics)
 
     def fit(
         self,
@@ -403,9 +420,9 @@ class Trainer:
             "max_steps": max_steps,
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
             "on_step": self._step_hook(hooks),
-            "on_epoch": self._epoch_hook(hooks),
+            **self._epoch_hooks(hooks, partial(_held_out, x, y, arrays, split, validation_data)),
             "on_rate": self._optimizer._schedule._function(),
-            "on_measure": None,
+            "metrics": self._core_metrics(),
         }
         ending = ExitStack()
         built_here = self._model.input_size is None
@@ -543,25 +560,28 @@ class Trainer:
 
     def _goal(
         self, owner: str, monitor: str | None, mode: str | None, min_delta: float, validated: bool
-    ) -> tuple[str, bool, float]:
+    ) -> tuple[int, bool, float]:
         if monitor is None:
             monitor = "val_loss" if validated else "loss"
-        figures = ["loss"]
+        figures = {"loss": (-1, False)}
         if validated:
-            figures.append("val_loss")
-            if self._loss_classifies():
-                figures.append("val_accuracy")
+            figures["val_loss"] = (-2, False)
+            core, own = 0, -3
+            for metric in self._metrics:
+                if metric._spec() is not None:
+                    figures[f"val_{metric.name}"] = (core, metric.greater_is_better)
+                    core += 1
+                else:
+                    figures[f"val_{metric.name}"] = (own, metric.greater_is_better)
+                    own -= 1
         if monitor not in figures:
             hint = "" if validated else " (those of validation need validation data)"
             raise ArgumentError(
                 f"{owner}: expected a figure of the history, {' or '.join(figures)}{hint}, "
                 f"got {monitor!r}"
             )
-        higher = mode == "max" if mode is not None else monitor.endswith("accuracy")
-        return monitor, higher, float(min_delta)
-
-    def _loss_classifies(self) -> bool:
-        return isinstance(self._loss, CrossEntropy | BinaryCrossEntropy)
+        figure, higher = figures[monitor]
+        return figure, higher if mode is None else mode == "max", float(min_delta)
 
     def _validation(self, validation_data: tuple[Any, ...] | None) -> dict[str, Any] | None:
         if validation_data is None:
@@ -576,33 +596,59 @@ class Trainer:
         weight = rest[0] if rest else None
         return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
 
-    def _epoch_hook(self, hooks: list[Callback]) -> tuple[list[Any], Any]:
+    def _epoch_hooks(self, hooks: list[Callback], held_out: Callable[[], Any]) -> dict[str, Any]:
         """Where the core puts each epoch's report, and what it calls then.
 
         A signal may be handled anywhere in Python's code, so what came is put down before any runs.
+        `held_out` gives X and y of the validation, for metrics of one's own.
         """
         called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
+        functions = [metric for metric in self._metrics if isinstance(metric, Function)]
         reports: list[Any] = []
         first = max(map(len, self.history.values()), default=0)
-
         recorded = 0
+        figures: dict[int, list[float]] = {}
+
+        def measured(epoch: int) -> list[float]:
+            if epoch not in figures:
+                X, y = held_out()
+                output = self._model.predict(X)
+                figures[epoch] = [function._value(y, output) for function in functions]
+            return figures[epoch]
+
+        def row_of(report: Any) -> dict[str, Any]:
+            epoch, step, loss, validation, learning_rate, seconds = report
+            row: dict[str, Any] = {"epoch": epoch, "step": step, "loss": loss}
+            if validation is not None:
+                row["val_loss"], values = validation
+                values = self._named(values)
+                own = zip((f.name for f in functions), figures.get(epoch, ()), strict=False)
+                values |= dict(own)
+                for metric in self._metrics:
+                    row[f"val_{metric.name}"] = values.get(metric.name)
+            return row | {"learning_rate": learning_rate, "seconds": seconds}
 
         def record() -> None:
             nonlocal recorded
             while recorded < len(reports):
-                self.history._put(first + recorded, _row(*reports[recorded]))
+                self.history._put(first + recorded, row_of(reports[recorded]))
                 recorded += 1
 
         def on_epoch() -> bool:
+            epoch, step, _, validation, *_ = reports[-1]
+            if functions and validation is not None:
+                measured(epoch)
             record()
-            report = reports[-1]
-            self._progress = (report[0] + 1, report[1])
-            row = _row(*report)
-            wishes = [hook.on_epoch_end(report[0], dict(row)) for hook in called]
+            self._progress = (epoch + 1, step)
+            row = row_of(reports[-1])
+            wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]
             return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
         self._record = record
-        return reports, on_epoch
+        return {
+            "on_epoch": (reports, on_epoch),
+            "on_measure": lambda epoch, number: measured(epoch)[number],
+        }
 
     def _step_hook(self, hooks: list[Callback]) -> Any:
         called = [hook for hook in hooks if _overrides(hook, "on_train_batch_end")]
@@ -619,47 +665,54 @@ class Trainer:
     def evaluate(
         self, X: ArrayLike, y: Any, sample_weight: ArrayLike | None = None
     ) -> dict[str, float]:
-        """The loss over some data in evaluation mode and, for classifications, the accuracy.
-
-        Accuracy is the (weighted) share of rows whose largest output is the label's or the
-        largest probability's; for binary cross-entropy that of elements with z > 0 where y > 0.5.
+        """The loss and the metrics over some data in evaluation mode.
 
         Returns:
-            {"loss": ..., "accuracy": ...}, the second only for cross_entropy and
-            binary_cross_entropy.
+            {"loss": ..., "accuracy": ...}: the loss, then a figure for each of `metrics`.
         """
         network = self._model._require()
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
         loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [arrays])
-        value, accuracy = network.evaluate(arrays, loss)
-        report = {"loss": value}
-        if accuracy is not None:
-            report["accuracy"] = accuracy
-        return report
+        value, figures = network.evaluate(arrays, loss, self._core_metrics())
+        report = {"loss": value} | self._named(figures)
+        own = [metric for metric in self._metrics if isinstance(metric, Function)]
+        output = self._model.predict(x) if own else None
+        for metric in own:
+            report[metric.name] = metric._value(y, output)
+        return {name: report[name] for name in ("loss", *(m.name for m in self._metrics))}
+
+    def _core_metrics(self) -> list[tuple[str, float]]:
+        specs = (metric._spec() for metric in self._metrics)
+        return [spec for spec in specs if spec is not None]
+
+    def _named(self, figures: Sequence[float]) -> dict[str, float]:
+        """The core's figures by name."""
+        names = [metric.name for metric in self._metrics if metric._spec() is not None]
+        return dict(zip(names, figures, strict=True))
 
 
-def _resumed(reader: Reader, loss: Any, optimizer: Any) -> Trainer:
+def _resumed(reader: Reader, **own: Any) -> Trainer:
     if reader.metadata.get("ranvier.kind") != "run":
         raise reader.fault("a model, no run; ranvier.load reads it")
     model = read_model(reader)
-    trainer: Trainer = reader.take(
-        "ranvier.run", partial(_restored, reader, model, loss, optimizer)
-    )
+    trainer: Trainer = reader.take("ranvier.run", partial(_restored, reader, model, own))
     return trainer
 
 
 def _restored(
-    reader: Reader, model: Sequential, loss: Any, optimizer: Any, run: dict[str, Any]
+    reader: Reader, model: Sequential, own: dict[str, Any], run: dict[str, Any]
 ) -> Trainer:
-    parts = {"loss": loss, "optimizer": optimizer}
-    for name, own in parts.items():
+    parts = {}
+    for name, given in own.items():
         stored = decode(run[name])
-        if own is None and isinstance(stored, Opaque):
+        opaque = [part for part in _flat(stored) if isinstance(part, Opaque)]
+        if given is None and opaque:
             raise _MissingPartError(
-                f"{name}: expected what a file cannot hold, {stored.text}; pass it to resume"
+                f"{name}: expected what a file cannot hold, {opaque[0].text}; pass it to resume"
             )
-        parts[name] = stored if own is None else own
+        parts[name] = stored if given is None else given
+    parts["metrics"] = list(parts["metrics"])
     trainer = Trainer(model, precision=run["precision"], seed=run["seed"], **parts)
     network = model._require()
     tables = network.tables()
@@ -681,7 +734,7 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
     plan = tuples_of(stored)
 
     def goal(value: Any) -> bool:
-        return isinstance(value, tuple) and list(map(type, value)) == [str, bool, float]
+        return isinstance(value, tuple) and list(map(type, value)) == [int, bool, float]
 
     match plan:
         case {
@@ -735,34 +788,30 @@ def _history(columns: Any) -> dict[str, list[Any]]:
     return columns
 
 
-def _opaque(part: Any) -> bool:
-    return isinstance(decode(encode(part)), Opaque)
+def _flat(part: Any) -> tuple[Any, ...]:
+    return part if isinstance(part, tuple) else (part,)
 
 
-def _from_bytes(*arguments: Any) -> Trainer:
-    """The run of a pickle; what a file cannot hold comes before the bytes."""
-    *own, data = arguments
-    parts: dict[str, Any] = {"loss": None, "optimizer": None}
-    for part in own:
-        parts["optimizer" if isinstance(part, Optimizer) else "loss"] = part
-    return _resumed(Reader(data), parts["loss"], parts["optimizer"])
+def _from_bytes(data: bytes, own: dict[str, Any]) -> Trainer:
+    """The run of a pickle, with what a file cannot hold."""
+    parts: dict[str, Any] = {"loss": None, "optimizer": None, "metrics": None}
+    return _resumed(Reader(data), **(parts | own))
 
 
-def _row(
-    epoch: int,
-    step: int,
-    loss: float,
-    validation: tuple[float, float | None] | None,
-    learning_rate: float,
-    seconds: float,
-) -> dict[str, Any]:
-    """An epoch's report as the history has it."""
-    row: dict[str, Any] = {"epoch": epoch, "step": step, "loss": loss}
-    if validation is not None:
-        row["val_loss"] = validation[0]
-        if validation[1] is not None:
-            row["val_accuracy"] = validation[1]
-    return row | {"learning_rate": learning_rate, "seconds": seconds}
+def _held_out(
+    x: Array,
+    y: Any,
+    arrays: dict[str, Any],
+    split: tuple[float, int] | None,
+    validation_data: tuple[Any, ...] | None,
+) -> tuple[Any, Any]:
+    """X and y of the validation."""
+    if validation_data is not None:
+        return validation_data[0], validation_data[1]
+    if split is None:
+        return x, y
+    rows = np.frombuffer(_core.holdout(arrays, split), np.uint32)
+    return x[rows], y.iloc[rows] if hasattr(type(y), "iloc") else np.asarray(y)[rows]
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

@@ -15,14 +15,14 @@ use pyo3::prelude::*;
 mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
-        activation::Activation, init::Initializer, loss::Loss, network::Precision,
+        activation::Activation, init::Initializer, loss::Loss, metric::Metric, network::Precision,
         optimizers::Dialect, pool, schedule::Per, simd, trainer::PREFIXES,
     };
 
     #[pymodule_export]
     use super::file::{File, digest};
     #[pymodule_export]
-    use super::network::{Network, loss_value_and_gradient, rate, tables};
+    use super::network::{Network, holdout, loss_value_and_gradient, metric_suits, rate, tables};
     #[pymodule_export]
     use super::trainer::{Stepper, Trainer};
 
@@ -107,6 +107,7 @@ mod _core {
             "dialect" => Dialect::NAMES.into(),
             "precision" => Precision::NAMES.into(),
             "per" => Per::NAMES.into(),
+            "metric" => Metric::NAMES.into(),
             "prefix" => PREFIXES.into(),
             _ => Vec::new(),
         }

@@ -137,9 +137,9 @@ impl<F: Number> Monitor<F> for Hooks {
         })
     }
 
-    fn measure(&mut self, report: &EpochReport) -> Result<f64> {
+    fn measure(&mut self, report: &EpochReport, number: usize) -> Result<f64> {
         self.attached(|hooks, py| match &hooks.on_measure {
-            Some(hook) => hook.call1(py, (report.epoch,))?.extract(py),
+            Some(hook) => hook.call1(py, (report.epoch, number))?.extract(py),
             None => Ok(f64::NAN),
         })
     }
@@ -164,7 +164,8 @@ impl<F: Number> Monitor<F> for Hooks {
             Some((reports, hook)) => {
                 // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
                 let pending = py.check_signals();
-                let validation = report.validation.map(|v| (v.loss, v.accuracy));
+                let validation = report.validation.as_ref();
+                let validation = validation.map(|v| (v.loss, v.metrics.clone()));
                 reports.bind(py).append((
                     report.epoch,
                     report.step,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ranvier_core::data::{BatchTargets, Data, Objective, Role, Targets};
+use ranvier_core::data::{BatchTargets, Data, Objective, Role, Split, Targets};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
@@ -281,26 +281,28 @@ impl Network {
         })
     }
 
-    /// (loss, accuracy or None) over the data.
+    /// (loss, metrics) over the data.
     fn evaluate(
         &self,
         py: Python<'_>,
         arrays: Arrays,
         loss: AnyLoss,
-    ) -> PyResult<(f64, Option<f64>)> {
+        metrics: Vec<(String, f64)>,
+    ) -> PyResult<(f64, Vec<f64>)> {
         guarded(|| {
             let mut hooks = Hooks::default();
             let loss = loss.install(&mut hooks)?;
+            let metrics = specs::parse_metrics(&metrics)?;
             let data = arrays.data(Role::Main);
             let result = py.detach(|| {
                 with_network!(self.any, shared, F => {
                     let objective = objective(loss.as_ref());
                     check::<F>(shared, &data, objective, &mut hooks)?;
-                    evaluation::evaluate(shared, &data, objective, &mut hooks)
+                    evaluation::evaluate(shared, &data, objective, &metrics, &mut hooks)
                 })
             });
             let report = result.map_err(|error| hooks.failure(error))?;
-            Ok((report.loss, report.accuracy))
+            Ok((report.loss, report.metrics))
         })
     }
 
@@ -519,5 +521,27 @@ pub fn tables(layers: Vec<LayerSpec>, input_size: usize, dtype: &str) -> PyResul
                 .map(|slot| (slot.name, slot.dims))
                 .collect()
         }))
+    })
+}
+
+/// Whether a metric has a meaning under a loss.
+#[pyfunction]
+pub fn metric_suits(metric: (String, f64), loss: LossSpec) -> PyResult<bool> {
+    guarded(|| {
+        let metrics = specs::parse_metrics(&[metric])?;
+        let loss = specs::loss(&loss)?;
+        Ok(metrics.iter().all(|metric| metric.suits(&loss)))
+    })
+}
+
+/// Rows that a split holds out, as bytes of u32.
+#[pyfunction]
+pub fn holdout(py: Python<'_>, arrays: Arrays, split: (f64, u64)) -> PyResult<Bound<'_, PyBytes>> {
+    guarded(|| {
+        let (fraction, seed) = split;
+        let split = Split { fraction, seed };
+        let (_, out) = py.detach(|| split.of(&arrays.data(Role::Main)))?;
+        let bytes: Vec<u8> = out.iter().flat_map(|row| row.to_ne_bytes()).collect();
+        Ok(PyBytes::new(py, &bytes))
     })
 }

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
+use ranvier_core::metric::Metric;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
 use ranvier_core::plan::{AnyActivation, Layer};
 use ranvier_core::schedule::{self, Per, Plateau, Schedule};
@@ -188,6 +189,14 @@ impl ScheduleSpec {
             per: Per::parse(&self.per)?,
         })
     }
+}
+
+/// Metrics by name and option.
+pub fn parse_metrics(specs: &[(String, f64)]) -> Result<Vec<Metric>> {
+    specs
+        .iter()
+        .map(|(name, option)| Metric::parse(name, *option))
+        .collect()
 }
 
 /// An optimiser: the attribute names are those of `ranvier.optimizers`.

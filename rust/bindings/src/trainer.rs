@@ -22,7 +22,7 @@ use crate::errors::{Failure, guarded, raise};
 use crate::file::{Destination, File, as_bytes};
 use crate::monitor::{Hooks, Lent};
 use crate::network::{AnyLoss, AnyNetwork, Arrays, Network, copied, objective};
-use crate::specs::OptimizerSpec;
+use crate::specs::{OptimizerSpec, parse_metrics};
 
 enum AnyTrainer {
     F32(CoreTrainer<f32>),
@@ -50,6 +50,8 @@ pub struct PlanSpec {
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
+    /// (name, option)
+    metrics: Vec<(String, f64)>,
     /// None goes on with what the file had in progress.
     epochs: Option<u64>,
     batch_size: usize,
@@ -64,14 +66,20 @@ pub struct PlanSpec {
     on_measure: Option<Py<PyAny>>,
 }
 
-/// (figure, whether more is better, least difference)
-type GoalSpec = (String, bool, f64);
+/// (figure, whether more is better, least difference); figures are -1 for the loss, -2 for that of the validation,
+/// below that those that the caller finds, else the place of a metric.
+type GoalSpec = (i64, bool, f64);
 /// A goal, patience, and whether to restore the best parameters.
 type WatchSpec = (GoalSpec, Option<u64>, bool);
 
 fn goal((figure, higher, min_delta): &GoalSpec) -> Goal {
     Goal {
-        figure: Figure::of(figure),
+        figure: match *figure {
+            -1 => Figure::Loss,
+            -2 => Figure::ValidationLoss,
+            index if index < 0 => Figure::External((-3 - index) as usize),
+            index => Figure::Metric(index as usize),
+        },
         higher: *higher,
         min_delta: *min_delta,
     }
@@ -125,8 +133,13 @@ impl StandingSpec {
             plateau: (plateau.scale, plateau.waited, plateau.rest),
             plateau_progress: progress_spec(standing.plateau_progress),
             goal: standing.goal.map(|(goal, restore)| {
-                let name = goal.figure.name().to_owned();
-                ((name, goal.higher, goal.min_delta), restore)
+                let figure = match goal.figure {
+                    Figure::Loss => -1,
+                    Figure::ValidationLoss => -2,
+                    Figure::External(number) => -3 - number as i64,
+                    Figure::Metric(index) => index as i64,
+                };
+                ((figure, goal.higher, goal.min_delta), restore)
             }),
             progress: progress_spec(standing.progress),
         }
@@ -257,11 +270,13 @@ impl Trainer {
                 ..Hooks::default()
             };
             let loss = plan.loss.install(&mut hooks)?;
+            let metrics = parse_metrics(&plan.metrics)?;
             let plan = FitPlan {
                 data: plan.data.data(Role::Main),
                 validation: plan.validation.as_ref().map(|v| v.data(Role::Validation)),
                 split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
+                metrics: &metrics,
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,
                 shuffle: plan.shuffle,

@@ -8,6 +8,7 @@ use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels};
+use crate::metric::{Metric, Tally};
 use crate::network::{Network, Pass, Precision, Workspace};
 use crate::pool;
 use crate::source::{Rows, Sink, Source};
@@ -112,8 +113,8 @@ pub trait Monitor<F: Element> {
     fn rate(&mut self, _t: u64) -> Result<f64> {
         Ok(f64::NAN)
     }
-    /// The figure that is watched, where the caller finds it.
-    fn measure(&mut self, _report: &EpochReport) -> Result<f64> {
+    /// A figure that the caller finds, by its number.
+    fn measure(&mut self, _report: &EpochReport, _number: usize) -> Result<f64> {
         Ok(f64::NAN)
     }
     /// Whether [`Monitor::step_end`] is wanted.
@@ -172,7 +173,7 @@ impl Clock {
 }
 
 /// Figures of one epoch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct EpochReport {
     /// Number of the epoch, from 0, over the trainer's life.
     pub epoch: u64,
@@ -188,11 +189,12 @@ pub struct EpochReport {
     pub seconds: f64,
 }
 
-/// Loss and, for classifications, accuracy over some data.
-#[derive(Debug, Clone, Copy)]
+/// Loss and metrics over some data.
+#[derive(Debug, Clone)]
 pub struct Report {
     pub loss: f64,
-    pub accuracy: Option<f64>,
+    /// In the order they were asked for.
+    pub metrics: Vec<f64>,
 }
 
 /// [`predict`] where that is a matter of microseconds: it waits for nobody, so it may be called by a thread that
@@ -312,11 +314,12 @@ fn forward<F: Element>(
     out.write(&workspace.output[..count * network.outputs]);
 }
 
-/// Loss and accuracy over `data`, whose shapes and values were checked.
+/// Loss and metrics over `data`, whose shapes and values were checked. A loss outside the core has no metrics in it.
 pub fn evaluate<F: Element>(
     shared: &Shared<F>,
     data: &Data<'_>,
     objective: Objective<'_>,
+    metrics: &[Metric],
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Report> {
     let chunk = ROWS.min(data.count());
@@ -327,8 +330,11 @@ pub fn evaluate<F: Element>(
     let outputs = shared.read().outputs;
     let mut targets = BatchTargets::new(data, chunk)?;
     let mut d_output = Buffer::<F>::zeroed(chunk * outputs)?;
-    let classifies = matches!(objective, Objective::Core(loss) if loss.classifies());
-    let (mut loss_sum, mut correct, mut whole) = (0.0, 0.0, 0.0);
+    let mut tally = match objective {
+        Objective::Core(loss) => Some(Tally::new(metrics, loss, outputs)),
+        Objective::External => None,
+    };
+    let (mut loss_sum, mut whole) = (0.0, 0.0);
     let mut clock = Clock::new();
     for first in (0..data.count()).step_by(ROWS) {
         let count = ROWS.min(data.count() - first);
@@ -345,8 +351,8 @@ pub fn evaluate<F: Element>(
             let d_output = &mut d_output[..count * outputs];
             let value = match objective {
                 Objective::Core(loss) => {
-                    if classifies {
-                        correct += loss.correct(output, target, weights, count);
+                    if let Some(tally) = &mut tally {
+                        tally.add(output, target, weights);
                     }
                     loss.value_and_gradient(output, target, weights, count, d_output)
                 }
@@ -361,7 +367,7 @@ pub fn evaluate<F: Element>(
     }
     Ok(Report {
         loss: loss_sum / whole,
-        accuracy: classifies.then(|| correct / whole),
+        metrics: tally.map_or_else(Vec::new, |tally| tally.figures()),
     })
 }
 

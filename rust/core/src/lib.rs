@@ -28,6 +28,7 @@ pub mod loss;
 pub mod math;
 pub mod matmul;
 pub mod matrix;
+pub mod metric;
 pub mod network;
 pub mod optimizers;
 pub mod plan;

@@ -109,14 +109,6 @@ impl Loss {
         })
     }
 
-    /// Whether labels or classes make an accuracy meaningful.
-    pub fn classifies(&self) -> bool {
-        matches!(
-            self,
-            Self::CrossEntropy { .. } | Self::BinaryCrossEntropy { .. }
-        )
-    }
-
     /// Whether a row's loss is the mean over its elements, each of which depends on one output and one target.
     fn is_elementwise(&self) -> bool {
         matches!(
@@ -225,46 +217,10 @@ impl Loss {
             lanes::sum(terms.iter().copied()) / whole
         })
     }
-
-    /// Weight of the rows (cross-entropy) or elements whose class is right, over the weight of all.
-    pub fn correct<F: Element>(
-        &self,
-        output: &[F],
-        target: Target<'_, F>,
-        weights: Option<&[f64]>,
-        rows: usize,
-    ) -> f64 {
-        let outputs = output.len() / rows;
-        let mut right = 0.0;
-        for row in 0..rows {
-            let z = &output[row * outputs..(row + 1) * outputs];
-            let hit = match (self, target) {
-                (Self::CrossEntropy { .. }, Target::Labels(labels)) => {
-                    f64::from(u8::from(largest(z) == labels[row] as usize))
-                }
-                (_, Target::Labels(_)) => 0.0,
-                (Self::CrossEntropy { .. }, Target::Values(y)) => {
-                    let y = &y[row * outputs..(row + 1) * outputs];
-                    f64::from(u8::from(largest(z) == largest(y)))
-                }
-                (_, Target::Values(y)) => {
-                    let y = &y[row * outputs..(row + 1) * outputs];
-                    let half = F::of(0.5);
-                    let hits = z
-                        .iter()
-                        .zip(y)
-                        .filter(|(z, y)| (**z > F::ZERO) == (**y > half));
-                    hits.count() as f64 / outputs as f64
-                }
-            };
-            right += weights.map_or(1.0, |w| w[row]) * hit;
-        }
-        right
-    }
 }
 
 /// Index of the first largest value.
-fn largest<F: Element>(values: &[F]) -> usize {
+pub(crate) fn largest<F: Element>(values: &[F]) -> usize {
     let mut best = 0;
     for (i, value) in values.iter().enumerate() {
         if *value > values[best] {

@@ -9,6 +9,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
 use crate::matrix::{Buffer, all_finite};
+use crate::metric::Metric;
 use crate::network::{Network, Pass, Precision, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::pool;
@@ -26,6 +27,8 @@ pub struct FitPlan<'a> {
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
+    /// Figures of the validation besides the loss.
+    pub metrics: &'a [Metric],
     /// None goes on with what [`Trainer::restore`] found in progress.
     pub epochs: Option<u64>,
     pub batch_size: usize,
@@ -46,6 +49,7 @@ impl<'a> FitPlan<'a> {
             validation: None,
             split: None,
             objective,
+            metrics: &[],
             epochs: Some(1),
             batch_size,
             shuffle: true,
@@ -498,7 +502,13 @@ impl<F: Element> Trainer<F> {
                 return Ok(Ending::Monitor);
             };
             let validation = match &plan.validation {
-                Some(data) => Some(evaluate(shared, data, plan.objective, monitor)?),
+                Some(data) => Some(evaluate(
+                    shared,
+                    data,
+                    plan.objective,
+                    plan.metrics,
+                    monitor,
+                )?),
                 None => None,
             };
             self.standing.position = None;
@@ -744,12 +754,14 @@ fn figure<F: Element>(
     report: &EpochReport,
     monitor: &mut dyn Monitor<F>,
 ) -> Result<f64> {
-    let validation = report.validation;
+    let validation = report.validation.as_ref();
     Ok(match figure {
         Figure::Loss => report.loss,
         Figure::ValidationLoss => validation.map_or(f64::NAN, |v| v.loss),
-        Figure::ValidationAccuracy => validation.and_then(|v| v.accuracy).unwrap_or(f64::NAN),
-        Figure::External => monitor.measure(report)?,
+        Figure::Metric(index) => validation
+            .and_then(|v| v.metrics.get(index).copied())
+            .unwrap_or(f64::NAN),
+        Figure::External(number) => monitor.measure(report, number)?,
     })
 }
 

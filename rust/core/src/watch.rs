@@ -6,29 +6,10 @@ pub enum Figure {
     /// Of training.
     Loss,
     ValidationLoss,
-    ValidationAccuracy,
-    /// What [`crate::evaluation::Monitor::measure`] says.
-    External,
-}
-
-impl Figure {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Loss, "loss"),
-        (Self::ValidationLoss, "val_loss"),
-        (Self::ValidationAccuracy, "val_accuracy"),
-        (Self::External, "external"),
-    ];
-
-    /// The figure of this name; one that the core does not know is external.
-    pub fn of(name: &str) -> Self {
-        let known = Self::ALL.into_iter().find(|(_, own)| *own == name);
-        known.map_or(Self::External, |(figure, _)| figure)
-    }
-
-    pub fn name(self) -> &'static str {
-        let known = Self::ALL.into_iter().find(|(figure, _)| *figure == self);
-        known.map_or("external", |(_, name)| name)
-    }
+    /// Of the validation, by its place.
+    Metric(usize),
+    /// What [`crate::evaluation::Monitor::measure`] says of this number.
+    External(usize),
 }
 
 /// What counts as better.
