@@ -428,7 +428,7 @@ def test_hooks_come_in_order_and_hear_the_truth():
 
         def on_train_batch_end(self, step, logs):
             calls.append((self.name, "step", step, self.trainer.step, self.trainer.epoch))
-            assert set(logs) == {"loss"}
+            assert set(logs) == {"loss", "learning_rate"}
 
         def on_epoch_end(self, epoch, logs):
             calls.append((self.name, "epoch", epoch, self.trainer.step, self.trainer.epoch))

@@ -33,6 +33,7 @@ from .errors import (
 )
 from .history import History
 from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
+from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
 from .optimizers import SGD, Adam, AdamW
 from .trainer import Trainer
@@ -45,6 +46,7 @@ __all__ = [
     "ArgumentError",
     "BatchNorm",
     "BusyError",
+    "CSVLogger",
     "Callback",
     "Checkpoint",
     "CrosscheckReport",
@@ -58,13 +60,17 @@ __all__ = [
     "History",
     "InternalError",
     "LayerNorm",
+    "LearningRateMonitor",
+    "MLflow",
     "MissingDependencyError",
     "NotFittedError",
     "OutOfMemoryError",
+    "ProgressBar",
     "RanvierError",
     "Sequential",
     "ShapeError",
     "Softmax",
+    "TensorBoard",
     "Trainer",
     "__version__",
     "activations",

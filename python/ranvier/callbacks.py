@@ -45,7 +45,7 @@ class Callback:
         """After an epoch (from 0); `logs` is its row of the history."""
 
     def on_train_batch_end(self, step: int, logs: dict[str, Any]) -> bool | None:
-        """After a step (from 1, over the trainer's life); `logs` holds the batch's "loss"."""
+        """After a step (from 1, over the trainer's life); `logs` has "loss", "learning_rate"."""
 
     def on_train_end(self, trainer: Trainer) -> None:
         """After the last epoch of a fit, also when it ends by an exception."""

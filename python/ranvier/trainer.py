@@ -114,6 +114,8 @@ class Trainer:
         # Options of the last fit, and of one that a file had in progress.
         self._plan: dict[str, Any] | None = None
         self._resumable: dict[str, Any] | None = None
+        # Epochs ended before the last fit, and with it if nothing ends it.
+        self._span = (0, 0)
         # Brings the history up to what the core has reported.
         self._record: Callable[[], None] = lambda: None
         self.history = History()
@@ -437,6 +439,9 @@ class Trainer:
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
             self._plan, self._resumable = saved, None
+            standing = core.standing()
+            begun = standing["epoch"] - (standing["position"] is not None and going_on)
+            self._span = (begun, standing["until"] if epochs is None else begun + epochs)
             for hook in reversed(hooks):
                 ending.callback(hook.on_train_end, self)
             for hook in hooks:
@@ -655,9 +660,10 @@ class Trainer:
         if not called:
             return None
 
-        def on_step(epoch: int, step: int, loss: float) -> bool:
+        def on_step(epoch: int, step: int, loss: float, learning_rate: float) -> bool:
             self._progress = (epoch + 1, step)
-            wishes = [hook.on_train_batch_end(step, {"loss": loss}) for hook in called]
+            logs = {"loss": loss, "learning_rate": learning_rate}
+            wishes = [hook.on_train_batch_end(step, dict(logs)) for hook in called]
             return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
         return on_step

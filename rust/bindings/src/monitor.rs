@@ -150,9 +150,10 @@ impl<F: Number> Monitor<F> for Hooks {
 
     fn step_end(&mut self, trainer: &Trainer<F>, loss: f64) -> Result<bool> {
         let Standing { epoch, step, .. } = trainer.standing;
+        let rate = trainer.standing.position.map_or(f64::NAN, |at| at.learning_rate);
         self.attached(|hooks, py| match &hooks.on_step {
             Some(hook) => F::lend(trainer, hooks.id, || {
-                hook.call1(py, (epoch.saturating_sub(1), step, loss))?
+                hook.call1(py, (epoch.saturating_sub(1), step, loss, rate))?
                     .is_truthy(py)
             }),
             None => Ok(false),
