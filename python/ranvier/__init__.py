@@ -16,6 +16,7 @@ from typing import Any
 from . import activations, datasets, errors, initializers, losses, metrics, optimizers, schedules
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
+from ._many import fit_many
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .config import config, get_num_threads, set_num_threads, show_config
 from .errors import (
@@ -78,6 +79,7 @@ __all__ = [
     "crosscheck",
     "datasets",
     "errors",
+    "fit_many",
     "get_num_threads",
     "initializers",
     "load",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,21 +59,28 @@ class ProgressBar(Callback):
 
     def on_train_begin(self, trainer: Trainer) -> None:
         """Begins the line."""
+        self._begin(*trainer._span, "epoch")
+
+    def _begin(self, first: int, last: int, unit: str) -> None:
         self._bar = self._line = None
         file = sys.stderr if self.file is None else self.file
         isatty = getattr(file, "isatty", None)
         if isatty is None or not isatty():
             return
-        first, last = trainer._span
         if not self.plain:
             try:
                 from tqdm import tqdm
             except ImportError:
                 pass
             else:
-                self._bar = tqdm(total=last, initial=first, unit="epoch", file=file)
+                self._bar = tqdm(total=last, initial=first, unit=unit, file=file)
                 return
-        self._line = _Line(file, first, last)
+        self._line = _Line(file, first, last, unit)
+
+    def _counter(self, count: int, unit: str) -> _Counter | None:
+        """A line that counts to `count`; None where nobody would see it."""
+        self._begin(0, count, unit)
+        return None if self._bar is None and self._line is None else _Counter(self)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Brings the line up to date."""
@@ -82,10 +90,13 @@ class ProgressBar(Callback):
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update()
         elif self._line is not None:
-            self._line.show(epoch + 1, " ".join(f"{name} {text}" for name, text in shown.items()))
+            self._line.show(epoch + 1, "".join(f"{name} {text} " for name, text in shown.items()))
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Ends the line."""
+        self._end()
+
+    def _end(self) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._line is not None:
@@ -93,11 +104,32 @@ class ProgressBar(Callback):
         self._bar = self._line = None
 
 
+class _Counter:
+    """A line that counts what is done, from any thread."""
+
+    def __init__(self, owner: ProgressBar) -> None:
+        self._owner = owner
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def step(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._owner._bar is not None:
+                self._owner._bar.update()
+            elif self._owner._line is not None:
+                self._owner._line.show(self._done, "")
+
+    def close(self) -> None:
+        with self._lock:
+            self._owner._end()
+
+
 class _Line:
     """A line that is written over."""
 
-    def __init__(self, file: IO[str], first: int, last: int) -> None:
-        self._file, self._first, self._last = file, first, last
+    def __init__(self, file: IO[str], first: int, last: int, unit: str) -> None:
+        self._file, self._first, self._last, self._unit = file, first, last, unit
         self._begun = time.monotonic()
         self._shown = -math.inf
         self._text = ""
@@ -107,7 +139,7 @@ class _Line:
         now = time.monotonic()
         passed = now - self._begun
         left = passed / max(done - self._first, 1) * (self._last - done)
-        self._text = f"epoch {done}/{self._last} {figures} {passed:.0f} s, {left:.0f} s left"
+        self._text = f"{self._unit} {done}/{self._last} {figures}{passed:.0f} s, {left:.0f} s left"
         if now - self._shown >= ProgressBar._PAUSE:
             self._shown = now
             self._write()

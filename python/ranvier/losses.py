@@ -342,9 +342,14 @@ def checked_class_weight(class_weight: Any) -> Any:
 
 
 def class_weighted(
-    arrays: dict[str, Any], class_weight: Any, loss: Loss | CustomLoss, outputs: int
+    arrays: dict[str, Any],
+    class_weight: Any,
+    loss: Loss | CustomLoss,
+    outputs: int,
+    own: Array | None = None,
 ) -> dict[str, Any]:
-    """The arrays with weights that the classes of their targets ask for."""
+    """The arrays with weights that the classes of their targets ask for, counted in `own` rows."""
+    some: Any = slice(None) if own is None else own
     labels, values = arrays["labels"], arrays["values"]
     if labels is None and not isinstance(loss, CrossEntropy | BinaryCrossEntropy):
         raise ArgumentError(
@@ -363,16 +368,17 @@ def class_weighted(
     if labels is not None:
         if labels.size and labels.min() >= 0 and labels.max() < outputs:
             wanted = class_weight[0] if several else class_weight
-            weight *= _by_class(np.bincount(labels, minlength=outputs), wanted)[labels]
+            counts = np.bincount(labels[some], minlength=outputs)
+            weight *= _by_class(counts, wanted)[labels]
         # Else the core says which label is none.
     elif binary:
         for number, column in enumerate(values.reshape(rows, -1).T):
             shares = np.column_stack([1.0 - column, column])
             wanted = class_weight[number] if several else class_weight
-            weight *= shares @ _by_class(shares.sum(axis=0), wanted)
+            weight *= shares @ _by_class(shares[some].sum(axis=0), wanted)
     else:
         wanted = class_weight[0] if several else class_weight
-        weight *= values @ _by_class(values.sum(axis=0), wanted)
+        weight *= values @ _by_class(values[some].sum(axis=0), wanted)
     return arrays | {"weights": weight}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -387,8 +388,6 @@ class Trainer:
             >>> min(history["val_loss"]) == history["val_loss"][trainer.best_epoch]
             True
         """
-        hooks = _checked_callbacks(callbacks)
-        allowed = boolean(allow_other_data, "allow_other_data")
         options = {
             "batch_size": batch_size,
             "shuffle": shuffle,
@@ -398,6 +397,35 @@ class Trainer:
             "restore_best_weights": restore_best_weights,
             "max_steps": max_steps,
         }
+        return self._fit(
+            X,
+            y,
+            epochs,
+            options,
+            validation_data=validation_data,
+            sample_weight=sample_weight,
+            max_time=max_time,
+            callbacks=callbacks,
+            allow_other_data=allow_other_data,
+        )
+
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: Any,
+        epochs: int | None,
+        options: dict[str, Any],
+        *,
+        validation_data: tuple[Any, ...] | None = None,
+        sample_weight: ArrayLike | None = None,
+        max_time: float | None = None,
+        callbacks: Iterable[Callback] = (),
+        allow_other_data: bool = False,
+        part: Part | None = None,
+    ) -> History:
+        """`fit`, or what `fit_many` does of it."""
+        hooks = _checked_callbacks(callbacks)
+        allowed = boolean(allow_other_data, "allow_other_data")
         going_on = epochs is None and self._resumable is not None
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
@@ -406,11 +434,13 @@ class Trainer:
             saved = self._going_on(options, hooks, arrays, validation, allowed)
         else:
             epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
-            saved = self._planned(options, hooks, validation is not None)
+            held_out = part is not None and part.held_out is not None
+            saved = self._planned(options, hooks, validation is not None or held_out)
             saved["data"] = fingerprint(arrays)
         if (wanted := saved["class_weight"]) is not None:
             outputs = self._model._outputs(x.shape[1])
-            arrays = class_weighted(arrays, wanted, self._loss, outputs)
+            own = None if part is None else part.rows
+            arrays = class_weighted(arrays, wanted, self._loss, outputs, own)
             if validation is not None:
                 validation = class_weighted(validation, wanted, self._loss, outputs)
         split = saved["split"]
@@ -419,10 +449,13 @@ class Trainer:
             "validation": validation,
             **{key: saved[key] for key in ("split", "batch_size", "shuffle", "watch", "plateau")},
             "epochs": epochs,
-            "max_steps": max_steps,
+            "max_steps": options["max_steps"],
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
             "on_step": self._step_hook(hooks),
-            **self._epoch_hooks(hooks, partial(_held_out, x, y, arrays, split, validation_data)),
+            **self._epoch_hooks(
+                hooks, partial(_held_out, x, y, arrays, split, validation_data, part), part
+            ),
+            **_part_options(part),
             "on_rate": self._optimizer._schedule._function(),
             "metrics": self._core_metrics(),
         }
@@ -434,7 +467,7 @@ class Trainer:
         try:
             rows = max(min(saved["batch_size"], x.shape[0]), _EVALUATION_ROWS)
             data = [arrays] if validation is None else [arrays, validation]
-            if split is not None:
+            if split is not None or (part is not None and part.held_out is not None):
                 data.append(arrays)
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
@@ -601,7 +634,9 @@ class Trainer:
         weight = rest[0] if rest else None
         return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
 
-    def _epoch_hooks(self, hooks: list[Callback], held_out: Callable[[], Any]) -> dict[str, Any]:
+    def _epoch_hooks(
+        self, hooks: list[Callback], held_out: Callable[[], Any], part: Part | None
+    ) -> dict[str, Any]:
         """Where the core puts each epoch's report, and what it calls then.
 
         A signal may be handled anywhere in Python's code, so what came is put down before any runs.
@@ -651,7 +686,8 @@ class Trainer:
 
         self._record = record
         return {
-            "on_epoch": (reports, on_epoch),
+            # One of many networks asks for the interpreter only if somebody listens.
+            "on_epoch": (reports, on_epoch if called or functions or part is None else None),
             "on_measure": lambda epoch, number: measured(epoch)[number],
         }
 
@@ -804,19 +840,45 @@ def _from_bytes(data: bytes, own: dict[str, Any]) -> Trainer:
     return _resumed(Reader(data), **(parts | own))
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one of many networks trains on.
+
+    Args:
+        rows: of X, in a training epoch; None for all.
+        held_out: rows of X to validate on; None for none.
+        tick: called about every 50 ms; what it raises ends the training.
+    """
+
+    rows: Array | None
+    held_out: Array | None
+    tick: Callable[[], None]
+
+
+def _part_options(part: Part | None) -> dict[str, Any]:
+    if part is None:
+        return {"rows": None, "held_out": None, "alone": False, "on_tick": None}
+    columns = [None if rows is None else rows[:, None] for rows in (part.rows, part.held_out)]
+    return {"rows": columns[0], "held_out": columns[1], "alone": True, "on_tick": part.tick}
+
+
 def _held_out(
     x: Array,
     y: Any,
     arrays: dict[str, Any],
     split: tuple[float, int] | None,
     validation_data: tuple[Any, ...] | None,
+    part: Part | None,
 ) -> tuple[Any, Any]:
     """X and y of the validation."""
     if validation_data is not None:
         return validation_data[0], validation_data[1]
-    if split is None:
+    if split is not None:
+        rows = np.frombuffer(_core.holdout(arrays, split), np.uint32)
+    elif part is not None and part.held_out is not None:
+        rows = part.held_out
+    else:
         return x, y
-    rows = np.frombuffer(_core.holdout(arrays, split), np.uint32)
     return x[rows], y.iloc[rows] if hasattr(type(y), "iloc") else np.asarray(y)[rows]
 
 

@@ -60,13 +60,20 @@ pub struct ExternalLoss {
     d_output: Py<PyAny>,
 }
 
+/// Epoch, step, loss, loss and metrics of the validation, rate, seconds.
+pub type Report = (u64, u64, f64, Option<(f64, Vec<f64>)>, f64, f64);
+
 /// Hooks of one call, and the exception that one of them raised.
 #[derive(Default)]
 pub struct Hooks {
     pub external: Option<ExternalLoss>,
     pub on_step: Option<Py<PyAny>>,
     /// Where reports of epochs go, and what is called then.
-    pub on_epoch: Option<(Py<PyList>, Py<PyAny>)>,
+    pub on_epoch: Option<(Py<PyList>, Option<Py<PyAny>>)>,
+    /// Called about every 50 ms.
+    pub on_tick: Option<Py<PyAny>>,
+    /// Reports on their way to the list, where nothing is called.
+    pub reports: Vec<Report>,
     pub on_rate: Option<Py<PyAny>>,
     pub on_measure: Option<Py<PyAny>>,
     pub raised: Option<PyErr>,
@@ -83,6 +90,17 @@ impl Hooks {
             self.raised = Some(error);
             Error::Interrupted
         })
+    }
+
+    /// Puts the reports where Python finds them.
+    pub fn hand_over(&mut self, py: Python<'_>) -> PyResult<()> {
+        let reports = std::mem::take(&mut self.reports);
+        if let Some((list, _)) = &self.on_epoch {
+            for report in reports {
+                list.bind(py).append(report)?;
+            }
+        }
+        Ok(())
     }
 
     /// The exception that interrupted the call, if that is what happened.
@@ -102,7 +120,19 @@ fn rows_of(rows: Rows<'_>, out: &mut [u32]) {
 
 impl<F: Number> Monitor<F> for Hooks {
     fn tick(&mut self) -> Result<()> {
-        self.attached(|_, py| py.check_signals())
+        Python::attach(|py| self.hand_over(py))
+            .and_then(|()| {
+                Python::attach(|py| {
+                    py.check_signals()?;
+                    self.on_tick
+                        .as_ref()
+                        .map_or(Ok(()), |hook| hook.call0(py).map(drop))
+                })
+            })
+            .map_err(|error| {
+                self.raised = Some(error);
+                Error::Interrupted
+            })
     }
 
     fn loss(
@@ -150,7 +180,10 @@ impl<F: Number> Monitor<F> for Hooks {
 
     fn step_end(&mut self, trainer: &Trainer<F>, loss: f64) -> Result<bool> {
         let Standing { epoch, step, .. } = trainer.standing;
-        let rate = trainer.standing.position.map_or(f64::NAN, |at| at.learning_rate);
+        let rate = trainer
+            .standing
+            .position
+            .map_or(f64::NAN, |at| at.learning_rate);
         self.attached(|hooks, py| match &hooks.on_step {
             Some(hook) => F::lend(trainer, hooks.id, || {
                 hook.call1(py, (epoch.saturating_sub(1), step, loss, rate))?
@@ -161,25 +194,29 @@ impl<F: Number> Monitor<F> for Hooks {
     }
 
     fn epoch_end(&mut self, trainer: &Trainer<F>, report: &EpochReport) -> Result<bool> {
-        self.attached(|hooks, py| match &hooks.on_epoch {
-            Some((reports, hook)) => {
-                // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
-                let pending = py.check_signals();
-                let validation = report.validation.as_ref();
-                let validation = validation.map(|v| (v.loss, v.metrics.clone()));
-                reports.bind(py).append((
-                    report.epoch,
-                    report.step,
-                    report.loss,
-                    validation,
-                    report.learning_rate,
-                    report.seconds,
-                ))?;
-                let stop = F::lend(trainer, hooks.id, || hook.call0(py)?.is_truthy(py))?;
-                pending?;
-                Ok(stop)
-            }
-            None => Ok(false),
+        let validation = report.validation.as_ref();
+        self.reports.push((
+            report.epoch,
+            report.step,
+            report.loss,
+            validation.map(|v| (v.loss, v.metrics.clone())),
+            report.learning_rate,
+            report.seconds,
+        ));
+        if !matches!(self.on_epoch, Some((_, Some(_)))) {
+            return Ok(false);
+        }
+        // A pending Ctrl-C would fire inside the hook and lose the epoch's record.
+        let pending = Python::attach(|py| self.hand_over(py).and_then(|()| py.check_signals()));
+        self.attached(|hooks, py| {
+            let stop = match &hooks.on_epoch {
+                Some((_, Some(hook))) => {
+                    F::lend(trainer, hooks.id, || hook.call0(py)?.is_truthy(py))?
+                }
+                _ => false,
+            };
+            pending?;
+            Ok(stop)
         })
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use ranvier_core::data::{Role, Split};
+use ranvier_core::data::{Data, Role, Split};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::Shared;
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
+use ranvier_core::pool;
 use ranvier_core::schedule::{PlateauState, Time};
 use ranvier_core::trainer::{FitPlan, Position, Standing, Trainer as CoreTrainer};
 use ranvier_core::watch::{Best, Figure, Goal, Progress, Watch};
@@ -47,6 +48,11 @@ static TRAINERS: AtomicU64 = AtomicU64::new(1);
 pub struct PlanSpec {
     data: Arrays,
     validation: Option<Arrays>,
+    /// Rows to train on, and to validate on, of the same arrays.
+    rows: Option<Readable>,
+    held_out: Option<Readable>,
+    /// Whether to stay on the calling thread.
+    alone: bool,
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
@@ -61,7 +67,8 @@ pub struct PlanSpec {
     watch: Option<WatchSpec>,
     plateau: Option<GoalSpec>,
     on_step: Option<Py<PyAny>>,
-    on_epoch: Option<(Py<PyList>, Py<PyAny>)>,
+    on_tick: Option<Py<PyAny>>,
+    on_epoch: Option<(Py<PyList>, Option<Py<PyAny>>)>,
     on_rate: Option<Py<PyAny>>,
     on_measure: Option<Py<PyAny>>,
 }
@@ -212,6 +219,12 @@ macro_rules! with_trainer {
     }};
 }
 
+/// Row numbers of an array of integers.
+fn numbers(array: &Readable) -> Result<Vec<u32>> {
+    let values = copied::<f64>(array)?;
+    Ok(values.iter().map(|&value| value as u32).collect())
+}
+
 #[pymethods]
 impl Trainer {
     #[new]
@@ -264,6 +277,7 @@ impl Trainer {
             let mut hooks = Hooks {
                 on_step: plan.on_step,
                 on_epoch: plan.on_epoch,
+                on_tick: plan.on_tick,
                 on_rate: plan.on_rate,
                 on_measure: plan.on_measure,
                 id: self.id,
@@ -271,9 +285,22 @@ impl Trainer {
             };
             let loss = plan.loss.install(&mut hooks)?;
             let metrics = parse_metrics(&plan.metrics)?;
+            let rows = plan.rows.as_ref().map(numbers).transpose()?;
+            let held_out = plan.held_out.as_ref().map(numbers).transpose()?;
+            let alone = plan.alone;
+            let data = plan.data.data(Role::Main);
+            let own = held_out.as_deref().map(|rows| Data {
+                role: Role::Validation,
+                rows: Some(rows),
+                ..data
+            });
+            let given = plan.validation.as_ref().map(|v| v.data(Role::Validation));
             let plan = FitPlan {
-                data: plan.data.data(Role::Main),
-                validation: plan.validation.as_ref().map(|v| v.data(Role::Validation)),
+                data: Data {
+                    rows: rows.as_deref(),
+                    ..data
+                },
+                validation: given.or(own),
                 split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
                 metrics: &metrics,
@@ -292,15 +319,19 @@ impl Trainer {
                 plateau: plan.plateau.as_ref().map(goal),
             };
             let trainer = &mut *trainer;
-            let result = py.detach(|| match (&*self.network, trainer) {
-                (AnyNetwork::F32(shared), AnyTrainer::F32(trainer)) => {
-                    trainer.fit(shared, plan, &mut hooks)
+            let result = py.detach(|| {
+                let _alone = alone.then(pool::Alone::begin);
+                match (&*self.network, trainer) {
+                    (AnyNetwork::F32(shared), AnyTrainer::F32(trainer)) => {
+                        trainer.fit(shared, plan, &mut hooks)
+                    }
+                    (AnyNetwork::F64(shared), AnyTrainer::F64(trainer)) => {
+                        trainer.fit(shared, plan, &mut hooks)
+                    }
+                    _ => Err(Error::Interrupted),
                 }
-                (AnyNetwork::F64(shared), AnyTrainer::F64(trainer)) => {
-                    trainer.fit(shared, plan, &mut hooks)
-                }
-                _ => Err(Error::Interrupted),
             });
+            hooks.hand_over(py)?;
             match result {
                 Ok(ending) => Ok(ending.name()),
                 Err(error) => Err(hooks.failure(error)),

@@ -136,11 +136,33 @@ unsafe impl Send for Pool {}
 thread_local! {
     /// Work from which on a call of this thread is parallel.
     static THRESHOLD: Cell<usize> = const { Cell::new(COLD_WORK) };
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, calls and sessions of this thread stay on it.
+pub struct Alone {
+    before: bool,
+    stays: PhantomData<*const ()>,
+}
+
+impl Alone {
+    pub fn begin() -> Self {
+        Self {
+            before: ALONE.replace(true),
+            stays: PhantomData,
+        }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        ALONE.set(self.before);
+    }
 }
 
 /// Number of threads that a call of so much work gets.
 pub fn team(work: usize) -> usize {
-    if work < THRESHOLD.get() {
+    if work < THRESHOLD.get() || ALONE.get() {
         1
     } else {
         threads().unwrap_or(1)
@@ -158,7 +180,7 @@ pub struct Session {
 impl Session {
     /// A session whose rounds (training steps, predictions) do so much work each.
     pub fn new(work: usize) -> Self {
-        let hot = work >= COLD_WORK && threads().unwrap_or(1) > 1;
+        let hot = work >= COLD_WORK && !ALONE.get() && threads().unwrap_or(1) > 1;
         let pool = hot.then(Pool::of_this_process);
         if let Some(pool) = pool {
             pool.sessions.fetch_add(1, Ordering::Relaxed);
