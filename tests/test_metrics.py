@@ -243,6 +243,11 @@ def test_metrics_travel_with_a_run(tmp_path):
     assert resumed.metrics == trainer.metrics == pickle.loads(pickle.dumps(trainer)).metrics
 
 
+def test_the_one_liner_takes_metrics_too():
+    history = model(3).fit(X, LABELS, loss="cross_entropy", metrics=["f1"], validation_split=0.1)
+    assert "val_f1" in history
+
+
 def test_without_metrics_there_are_none():
     trainer = rv.Trainer(model(3), loss="cross_entropy", metrics=[])
     assert list(trainer.evaluate(X, LABELS)) == ["loss"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from .history import History
+    from .metrics import MetricLike
     from .optimizers import OptimizerLike
 
 __all__ = ["Gradients", "Sequential", "load"]
@@ -412,13 +413,15 @@ class Sequential:
         *,
         loss: LossLike,
         optimizer: OptimizerLike = "adam",
+        metrics: list[MetricLike] | None = None,
         seed: int | None = 0,
         **options: Any,
     ) -> History:
         """Trains by a `Trainer` made for this call: `Trainer(self, ...).fit(X, y, **options)`.
 
-        Options: epochs=1, batch_size=32, shuffle=True, validation_data=None, sample_weight=None,
-        callbacks=(); see `Trainer.fit`. To score, or to go on later, keep a `Trainer` yourself.
+        Options: epochs=1, batch_size=32, shuffle=True, validation_data, validation_split,
+        sample_weight, class_weight, monitor, restore_best_weights, max_steps, max_time, callbacks;
+        see `Trainer.fit`. To score, or to go on later, keep a `Trainer` yourself.
 
         Example:
             >>> import numpy as np, ranvier as rv
@@ -431,7 +434,8 @@ class Sequential:
         """
         from .trainer import Trainer
 
-        return Trainer(self, loss=loss, optimizer=optimizer, seed=seed).fit(X, y, **options)
+        trainer = Trainer(self, loss=loss, optimizer=optimizer, metrics=metrics, seed=seed)
+        return trainer.fit(X, y, **options)
 
 
 def _restore(reader: Reader, model: dict[str, Any]) -> Sequential:

@@ -267,9 +267,12 @@ fn io_error(operation: &str, path: &Path, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::OutOfMemory && error.raw_os_error().is_none() {
         return Error::Memory { bytes: 0 };
     }
+    let text = error.to_string();
+    // The code has a field of its own.
+    let text = text.split(" (os error").next().unwrap_or_default();
     Error::Io {
         code: error.raw_os_error(),
-        message: format!("cannot {operation} it: {error}"),
+        message: format!("cannot {operation} it: {text}"),
         path: path.display().to_string(),
     }
 }
