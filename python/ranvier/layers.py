@@ -45,6 +45,11 @@ class Dense(Layer):
         weight_init: a name or an object of `ranvier.initializers`; "auto" is He uniform before
             relu-like activations and Glorot uniform otherwise.
         bias_init: likewise.
+        l1: λ₁ >= 0: the loss has λ₁·Σ|w| more, the sum over the weight, not the bias; in training,
+            in evaluations and in gradients (that of |w| at 0 is 0).
+        l2: λ₂ >= 0: likewise λ₂·Σw², whose gradient is 2·λ₂·w. As Keras's regularisers;
+            scikit-learn's alpha is 2·λ₂ times the number of rows. Unlike an optimiser's
+            weight_decay it passes through momentum, Adam's scaling and clipping.
 
     Raises:
         ArgumentError, DTypeError: a value that the argument does not take.
@@ -64,9 +69,13 @@ class Dense(Layer):
     use_bias: bool = True
     weight_init: InitializerLike = "auto"
     bias_init: InitializerLike = "zeros"
+    l1: float = 0.0
+    l2: float = 0.0
 
     def __post_init__(self) -> None:
         integer(self.units, "units", least=1, most=2**31)
+        real(self.l1, "l1", least=0.0)
+        real(self.l2, "l2", least=0.0)
         super().__post_init__()
         if initializers.spec(self.bias_init, "bias_init")[0] == "orthogonal":
             raise ArgumentError("bias_init: expected an initializer of vectors, got 'orthogonal'")
@@ -79,6 +88,8 @@ class Dense(Layer):
             "use_bias": boolean(self.use_bias, "use_bias"),
             "weight_init": initializers.spec(self.weight_init, "weight_init"),
             "bias_init": initializers.spec(self.bias_init, "bias_init"),
+            "l1": float(self.l1),
+            "l2": float(self.l2),
         }
 
 

@@ -26,7 +26,14 @@ from ._files import (
     tuples,
 )
 from .callbacks import Callback, EarlyStopping
-from .errors import ArgumentError, BusyError, DTypeError, FileFormatError
+from .errors import (
+    ArgumentError,
+    BusyError,
+    DivergedError,
+    DTypeError,
+    FileFormatError,
+    RanvierError,
+)
 from .history import History
 from .losses import (
     ClassWeight,
@@ -117,8 +124,6 @@ class Trainer:
         self._resumable: dict[str, Any] | None = None
         # Epochs ended before the last fit, and with it if nothing ends it.
         self._span = (0, 0)
-        # Brings the history up to what the core has reported.
-        self._record: Callable[[], None] = lambda: None
         self.history = History()
         self.stopped_by: str | None = None
 
@@ -434,8 +439,8 @@ class Trainer:
             saved = self._going_on(options, hooks, arrays, validation, allowed)
         else:
             epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
-            held_out = part is not None and part.held_out is not None
-            saved = self._planned(options, hooks, validation is not None or held_out)
+            apart = part is not None and part.held_out is not None
+            saved = self._planned(options, hooks, validation is not None or apart)
             saved["data"] = fingerprint(arrays)
         if (wanted := saved["class_weight"]) is not None:
             outputs = self._model._outputs(x.shape[1])
@@ -444,6 +449,8 @@ class Trainer:
             if validation is not None:
                 validation = class_weighted(validation, wanted, self._loss, outputs)
         split = saved["split"]
+        held_out = partial(_held_out, x, y, arrays, split, validation_data, part)
+        epoch_hooks, record = self._epoch_hooks(hooks, held_out, part)
         plan = {
             "data": arrays,
             "validation": validation,
@@ -452,14 +459,14 @@ class Trainer:
             "max_steps": options["max_steps"],
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
             "on_step": self._step_hook(hooks),
-            **self._epoch_hooks(
-                hooks, partial(_held_out, x, y, arrays, split, validation_data, part), part
-            ),
+            **epoch_hooks,
             **_part_options(part),
             "on_rate": self._optimizer._schedule._function(),
             "metrics": self._core_metrics(),
         }
         ending = ExitStack()
+        before, steps = (self._plan, self._resumable), self.step
+        self._plan, self._resumable = saved, None
         built_here = self._model.input_size is None
         if built_here:
             self._model._build(x.shape[1])
@@ -471,10 +478,10 @@ class Trainer:
                 data.append(arrays)
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
-            self._plan, self._resumable = saved, None
-            standing = core.standing()
-            begun = standing["epoch"] - (standing["position"] is not None and going_on)
-            self._span = (begun, standing["until"] if epochs is None else begun + epochs)
+            if (standing := self._standing()) is not None:
+                # Else another thread is fitting, and the core says so.
+                begun = standing["epoch"] - (standing["position"] is not None and going_on)
+                self._span = (begun, standing["until"] if epochs is None else begun + epochs)
             for hook in reversed(hooks):
                 ending.callback(hook.on_train_end, self)
             for hook in hooks:
@@ -485,12 +492,14 @@ class Trainer:
                 # A refused call leaves everything as it was.
                 self._model._forget()
                 self._core = None
-                self._plan = None
+            refused = isinstance(error, RanvierError) and not isinstance(error, DivergedError)
+            if refused and (self.step == steps or isinstance(error, BusyError)):
+                self._plan, self._resumable = before
             else:
                 self.stopped_by = type(error).__name__
             raise
         finally:
-            self._record()
+            record()
             ending.close()
         return self.history
 
@@ -636,8 +645,8 @@ class Trainer:
 
     def _epoch_hooks(
         self, hooks: list[Callback], held_out: Callable[[], Any], part: Part | None
-    ) -> dict[str, Any]:
-        """Where the core puts each epoch's report, and what it calls then.
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Where the core puts each epoch's report, what it calls then, and what mends the history.
 
         A signal may be handled anywhere in Python's code, so what came is put down before any runs.
         `held_out` gives X and y of the validation, for metrics of one's own.
@@ -684,12 +693,11 @@ class Trainer:
             wishes = [hook.on_epoch_end(epoch, dict(row)) for hook in called]
             return any(isinstance(wish, (bool, np.bool_)) and wish for wish in wishes)
 
-        self._record = record
         return {
             # One of many networks asks for the interpreter only if somebody listens.
             "on_epoch": (reports, on_epoch if called or functions or part is None else None),
             "on_measure": lambda epoch, number: measured(epoch)[number],
-        }
+        }, record
 
     def _step_hook(self, hooks: list[Callback]) -> Any:
         called = [hook for hook in hooks if _overrides(hook, "on_train_batch_end")]

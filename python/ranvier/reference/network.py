@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from . import losses
+from .layers import Dense
 from .losses import AnyLoss, Target
 from .passes import Backward, Layer, Mode
 from .random import check_seed
@@ -126,6 +128,15 @@ class Sequential:
         for index in reversed(range(len(self.layers))):
             d_output, by_name = backwards[index](d_output)
             gradients |= {f"{index}.{name}": by_name[name] for name in by_name}
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, Dense) and (layer.l1 or layer.l2):
+                name = f"{index}.weight"
+                more, slopes = layer.penalty(cast(Matrix, self._states[index]["weight"]))
+                value += more
+                gradients[name] = [
+                    [d + slope for d, slope in zip(*rows, strict=True)]
+                    for rows in zip(cast(Matrix, gradients[name]), slopes, strict=True)
+                ]
         in_order = {name: gradients[name] for name in self.parameters() if name in gradients}
         return Differentiated(float(value), Gradients(in_order, d_input=d_output), running)
 

@@ -30,6 +30,10 @@ pub struct LayerSpec {
     #[pyo3(default)]
     bias_init: InitializerSpec,
     #[pyo3(default)]
+    l1: f64,
+    #[pyo3(default)]
+    l2: f64,
+    #[pyo3(default)]
     rate: f64,
     #[pyo3(default)]
     momentum: f64,
@@ -51,6 +55,8 @@ impl LayerSpec {
                 use_bias: self.use_bias,
                 weight_init: initializer(&self.weight_init)?,
                 bias_init: initializer(&self.bias_init)?,
+                l1: self.l1,
+                l2: self.l2,
             },
             "activation" => Layer::Activation(activation()?),
             "dropout" => Layer::Dropout { rate: self.rate },

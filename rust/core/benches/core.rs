@@ -347,6 +347,8 @@ fn layers(units: &[usize]) -> Vec<Layer> {
         use_bias: true,
         weight_init: Initializer::Auto,
         bias_init: Initializer::Constant(0.0),
+        l1: 0.0,
+        l2: 0.0,
     };
     units[1..].iter().enumerate().map(dense).collect()
 }

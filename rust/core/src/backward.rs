@@ -9,7 +9,7 @@ use crate::loss::weight_sum;
 use crate::matmul::{Gate, Left, Right, Store, product};
 use crate::matrix::{Order, Panels, for_each_tile};
 use crate::network::{Network, Pass, Workspace};
-use crate::optimizers::{OptimizerState, Update};
+use crate::optimizers::{OptimizerState, Penalty, Update};
 use crate::plan::{Node, Op, Slot};
 use crate::pool;
 
@@ -29,6 +29,7 @@ impl<F: Element> Network<F> {
         Backward {
             nodes: &self.nodes,
             slots: &self.slots,
+            penalties: &self.penalties,
             parameters: Parameters::Fixed(&self.parameters),
             gradient,
             rows,
@@ -51,6 +52,7 @@ impl<F: Element> Network<F> {
         Backward {
             nodes: &self.nodes,
             slots: &self.slots,
+            penalties: &self.penalties,
             parameters: Parameters::Updated(update, state.moments(&mut self.parameters)),
             gradient,
             rows,
@@ -72,6 +74,7 @@ enum Parameters<'a, F> {
 struct Backward<'a, F> {
     nodes: &'a [Node],
     slots: &'a [Slot],
+    penalties: &'a [(usize, f64, f64)],
     parameters: Parameters<'a, F>,
     gradient: &'a mut [F],
     rows: usize,
@@ -255,12 +258,19 @@ impl<F: Element> Backward<'_, F> {
         narrow: Option<&mut [F]>,
     ) {
         let range = self.slots[index].range::<F>();
+        let penalty = self.penalties.iter().find(|(slot, ..)| *slot == index);
+        let penalty = penalty.map(|&(_, l1, l2)| Penalty::new(l1, l2));
         match &mut self.parameters {
-            Parameters::Fixed(_) => {
-                product(left, right, [&mut self.gradient[range]], Store, narrow);
+            Parameters::Fixed(parameters) => {
+                let gradient = &mut self.gradient[range.clone()];
+                product(left, right, [&mut *gradient], Store, narrow);
+                if let Some(penalty) = penalty {
+                    penalty.add_to(gradient, &parameters[range]);
+                }
             }
             Parameters::Updated(update, arrays) => {
-                product(left, right, stretch(arrays, range), *update, narrow);
+                let update = update.penalized(penalty);
+                product(left, right, stretch(arrays, range), update, narrow);
             }
         }
     }

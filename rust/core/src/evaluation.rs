@@ -366,7 +366,7 @@ pub fn evaluate<F: Element>(
         }
     }
     Ok(Report {
-        loss: loss_sum / whole,
+        loss: loss_sum / whole + shared.read().penalty(),
         metrics: tally.map_or_else(Vec::new, |tally| tally.figures()),
     })
 }
@@ -425,7 +425,7 @@ pub fn value_and_gradient<F: Element>(
     network.backward(&mut workspace, rows, pass, &mut parameters);
     Panels::new(rows, inputs).unpack(workspace.d_input(), &mut input);
     Ok(Gradient {
-        value,
+        value: value + network.penalty(),
         parameters,
         input,
     })

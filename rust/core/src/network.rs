@@ -11,6 +11,7 @@ use crate::activation::apply;
 use crate::checkpoint::{File, Tensor};
 use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::lanes;
 use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
 use crate::matmul::{BiasActivation, Left, Right, product};
@@ -23,6 +24,8 @@ pub struct Network<F: Element> {
     pub(crate) nodes: Vec<Node>,
     pub slots: Vec<Slot>,
     pub state_slots: Vec<Slot>,
+    /// (slot, l1, l2) of weights that are penalised.
+    pub(crate) penalties: Vec<(usize, f64, f64)>,
     pub parameters: Buffer<F>,
     pub state: Buffer<F>,
     /// Raised by every change of parameters, so that what was derived from them is renewed.
@@ -116,6 +119,7 @@ impl<F: Element> Network<F> {
     fn of(plan: Plan, inputs: usize) -> Result<Self> {
         Ok(Self {
             nodes: plan.nodes,
+            penalties: plan.penalties,
             parameters: Buffer::zeroed(plan.parameters.len)?,
             state: Buffer::zeroed(plan.state.len)?,
             slots: plan.parameters.slots,
@@ -205,6 +209,7 @@ impl<F: Element> Network<F> {
     pub fn duplicate(&self) -> Result<Self> {
         Ok(Self {
             nodes: self.nodes.clone(),
+            penalties: self.penalties.clone(),
             slots: self.slots.clone(),
             state_slots: self.state_slots.clone(),
             parameters: Buffer::copied(&self.parameters)?,
@@ -243,6 +248,15 @@ impl<F: Element> Network<F> {
     /// Number of trainable values.
     pub fn count(&self) -> usize {
         self.slots.iter().map(Slot::count).sum()
+    }
+
+    /// What the penalties add to the loss: Σ l1·Σ|w| + l2·Σw², in f64.
+    pub fn penalty(&self) -> f64 {
+        let terms = self.penalties.iter().map(|&(slot, l1, l2)| {
+            let values = self.parameter(slot).iter().map(|w| w.to_f64());
+            lanes::sum(values.map(|w| l1 * w.abs() + l2 * (w * w)))
+        });
+        terms.sum()
     }
 
     /// Work of a training step on `rows` rows, in multiply-adds: an update of a parameter counts as twenty.
@@ -486,6 +500,8 @@ mod tests {
             use_bias: true,
             weight_init: Initializer::Auto,
             bias_init: Initializer::Constant(0.5),
+            l1: 0.0,
+            l2: 0.0,
         }
     }
 

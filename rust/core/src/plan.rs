@@ -61,6 +61,9 @@ pub enum Layer {
         use_bias: bool,
         weight_init: Initializer,
         bias_init: Initializer,
+        /// Penalties of the weight in the loss.
+        l1: f64,
+        l2: f64,
     },
     Activation(AnyActivation),
     Dropout {
@@ -253,6 +256,8 @@ pub(crate) struct Plan {
     pub(crate) state: Layout,
     pub(crate) fills: Vec<(Fill, usize)>,
     pub(crate) state_fills: Vec<(usize, f64)>,
+    /// (slot, l1, l2)
+    pub(crate) penalties: Vec<(usize, f64, f64)>,
 }
 
 /// Parameters and running statistics of a network that is not made.
@@ -293,6 +298,8 @@ impl Plan {
                 use_bias,
                 weight_init,
                 bias_init,
+                l1,
+                l2,
                 ..
             } => {
                 let weight_init = match weight_init {
@@ -317,6 +324,9 @@ impl Plan {
                         fans,
                     },
                 );
+                if *l1 != 0.0 || *l2 != 0.0 {
+                    self.penalties.push((weight, *l1, *l2));
+                }
                 let bias = use_bias.then(|| {
                     let fill = Fill {
                         initializer: *bias_init,

@@ -663,10 +663,11 @@ impl<F: Element> Trainer<F> {
                     monitor.loss(data::Role::Main, &workspace.output[..len], picked, d_output)?
                 }
             };
+            let network = guard.get_or_insert_with(|| shared.write());
+            let loss = loss + network.penalty();
             if !loss.is_finite() {
                 return Err(self.diverged("the loss"));
             }
-            let network = guard.get_or_insert_with(|| shared.write());
             self.update(network, workspace, count, pass, rate)?;
             position.batches += 1;
             position.loss_sum += loss * weight;

@@ -59,6 +59,8 @@ fn dense(units: usize, activation: Activation) -> Layer {
         use_bias: true,
         weight_init: Initializer::Auto,
         bias_init: Initializer::Constant(0.0),
+        l1: 0.0,
+        l2: 0.0,
     }
 }
 

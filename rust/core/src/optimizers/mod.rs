@@ -116,6 +116,7 @@ impl Optimizer {
     fn update<F: Element>(&self, state: &OptimizerState<F>, rate: f64) -> Update<F> {
         let count = state.step + 1;
         Update {
+            penalty: None,
             limit: match self.clip {
                 Clip::Value(limit) => Some(F::of(limit)),
                 _ => None,
@@ -147,6 +148,7 @@ impl Optimizer {
 /// One step of an optimiser as it is done to each element: clip, decay, update.
 #[derive(Clone, Copy)]
 pub struct Update<F> {
+    penalty: Option<Penalty<F>>,
     limit: Option<F>,
     rule: UpdateRule<F>,
 }
@@ -157,7 +159,54 @@ enum UpdateRule<F> {
     Adam(adam::Step<F>),
 }
 
+/// Coefficients of l1·Σ|θ| + l2·Σθ², a part of the loss.
+#[derive(Debug, Clone, Copy)]
+pub struct Penalty<F> {
+    l1: F,
+    /// 2·l2, that of the derivative.
+    slope: F,
+}
+
+impl<F: Element> Penalty<F> {
+    pub fn new(l1: f64, l2: f64) -> Self {
+        Self {
+            l1: F::of(l1),
+            slope: F::of(2.0 * l2),
+        }
+    }
+
+    /// Adds the derivative; that of |θ| at 0 is 0.
+    pub fn add_to(self, gradient: &mut [F], theta: &[F]) {
+        penalize(self, gradient, theta);
+    }
+}
+
+kernel! {
+    fn penalize[F: Element](penalty: Penalty<F>, gradient: &mut [F], theta: &[F])[F] {
+        add_penalty(penalty, gradient, theta);
+    }
+}
+
+#[inline(always)]
+fn add_penalty<F: Element>(penalty: Penalty<F>, gradient: &mut [F], theta: &[F]) {
+    for (g, &theta) in gradient.iter_mut().zip(theta) {
+        let sign = if theta > F::ZERO {
+            penalty.l1
+        } else if theta < F::ZERO {
+            -penalty.l1
+        } else {
+            F::ZERO
+        };
+        *g += penalty.slope * theta + sign;
+    }
+}
+
 impl<F: Element> Update<F> {
+    /// The same for parameters that the loss penalises.
+    pub fn penalized(self, penalty: Option<Penalty<F>>) -> Self {
+        Self { penalty, ..self }
+    }
+
     /// Updates a stretch of the parameters and of the moments (see [`OptimizerState::moments`]).
     pub fn apply(self, gradient: &mut [F], arrays: [&mut [F]; 4]) {
         apply(self, gradient, arrays);
@@ -175,6 +224,9 @@ impl<F: Element> Update<F> {
 
 kernel! {
     fn apply[F: Element](update: Update<F>, gradient: &mut [F], arrays: [&mut [F]; 4])[F] {
+        if let Some(penalty) = update.penalty {
+            add_penalty(penalty, gradient, arrays[0]);
+        }
         if let Some(limit) = update.limit {
             clip::clamp(gradient, limit);
         }
