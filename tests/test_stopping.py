@@ -121,6 +121,18 @@ def test_the_best_epoch_is_restored_also_when_the_run_ends_for_another_reason(th
     assert ours.stopped_by == reason
 
 
+def test_ctrl_c_may_end_a_fit_quietly():
+    ours, recorder = trainer(), Recorder(interrupt)
+    options = {"validation_data": VALIDATION, "callbacks": [recorder]}
+    history = ours.fit(X, Y, epochs=99, raise_on_interrupt=False, **options)
+    assert history is ours.history
+    assert (len(history["loss"]), ours.stopped_by) == (31, "KeyboardInterrupt")
+    assert bits(ours.model) == recorder.models[best(history)]
+    # Nothing else is silenced.
+    with pytest.raises(LookupError):
+        trainer().fit(X, Y, epochs=99, raise_on_interrupt=False, callbacks=[Recorder(fail)])
+
+
 def test_after_a_divergence_the_model_holds_the_best_epoch():
     ours, recorder = trainer(), Recorder()
 
@@ -376,6 +388,7 @@ def test_of_each_class_its_share_is_held_out():
         ({"monitor": "val_accuracy", "validation_split": 0.1}, "monitor: .*got 'val_accuracy'"),
         ({"monitor": 3}, "monitor: .*got 3"),
         ({"restore_best_weights": 1}, "restore_best_weights: .*got 1"),
+        ({"raise_on_interrupt": 0}, "raise_on_interrupt: .*got 0"),
         ({"max_steps": 0}, "max_steps: .*got 0"),
         ({"max_time": -1}, "max_time: .*got -1"),
         ({"max_time": "1h"}, "max_time: .*got '1h'"),

@@ -1103,3 +1103,21 @@ def test_ctrl_c_between_epochs_loses_no_record():
             trained.fit(X, Y, epochs=10**7, batch_size=len(X))
         timer.join()
         assert trained.epoch == trained.step == len(trained.history["epoch"])
+
+
+# ---------------------------------------------------------------- files as data
+
+
+def test_a_memory_map_is_read_in_place(tmp_path):
+    """Pages that the kernel brings and takes; the same bits as the array in memory."""
+    rng = np.random.default_rng(3)
+    path = tmp_path / "x.npy"
+    np.save(path, rng.normal(size=(200_000, 20)).astype(np.float32))
+    mapped = np.load(path, mmap_mode="r")
+    y = (mapped[:, 0] > 0) * 1
+    models = []
+    for data in (mapped, np.array(mapped)):
+        model = rv.Sequential([rv.Dense(4, activation="relu"), rv.Dense(2)], input_size=20)
+        model.fit(data, y, loss="cross_entropy", batch_size=512, validation_split=0.1)
+        models.append(bits(model))
+    assert models[0] == models[1]

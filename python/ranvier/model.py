@@ -420,8 +420,9 @@ class Sequential:
         """Trains by a `Trainer` made for this call: `Trainer(self, ...).fit(X, y, **options)`.
 
         Options: epochs=1, batch_size=32, shuffle=True, validation_data, validation_split,
-        sample_weight, class_weight, monitor, restore_best_weights, max_steps, max_time, callbacks;
-        see `Trainer.fit`. To score, or to go on later, keep a `Trainer` yourself.
+        sample_weight, class_weight, monitor, restore_best_weights, max_steps, max_time, callbacks,
+        raise_on_interrupt=True; see `Trainer.fit`. To score, or to go on later, keep a `Trainer`
+        yourself.
 
         Example:
             >>> import numpy as np, ranvier as rv

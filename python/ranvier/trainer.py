@@ -321,6 +321,7 @@ class Trainer:
         max_steps: int | None = None,
         max_time: float | None = None,
         callbacks: Iterable[Callback] = (),
+        raise_on_interrupt: bool = True,
         allow_other_data: bool = False,
     ) -> History:
         """Trains for some epochs; a second call goes on where the first ended.
@@ -366,6 +367,7 @@ class Trainer:
             max_time: seconds of this call; the step in progress is finished, the epoch ends there,
                 and the validation data is evaluated once more.
             callbacks: objects of `ranvier.Callback`.
+            raise_on_interrupt: False makes Ctrl-C end the fit quietly; `stopped_by` tells.
             allow_other_data: going on with a fit from a file is refused where shapes, types or some
                 rows are not those it had; True allows it.
 
@@ -378,8 +380,9 @@ class Trainer:
             DivergedError: a loss, parameter or moment is no longer finite. The model holds the
                 parameters of the best epoch, or of the last finite one, and the moments start anew.
             BusyError: this trainer is fitting already.
-            KeyboardInterrupt: on Ctrl-C; the model holds the parameters of the best epoch, or of
-                the last complete step, and a next fit starts a new epoch.
+            KeyboardInterrupt: on Ctrl-C, unless it is to return quietly; the model holds the
+                parameters of the best epoch, or of the last complete step, and a next fit starts a
+                new epoch.
 
         Example:
             >>> import numpy as np, ranvier as rv
@@ -411,6 +414,7 @@ class Trainer:
             sample_weight=sample_weight,
             max_time=max_time,
             callbacks=callbacks,
+            raise_on_interrupt=raise_on_interrupt,
             allow_other_data=allow_other_data,
         )
 
@@ -425,12 +429,14 @@ class Trainer:
         sample_weight: ArrayLike | None = None,
         max_time: float | None = None,
         callbacks: Iterable[Callback] = (),
+        raise_on_interrupt: bool = True,
         allow_other_data: bool = False,
         part: Part | None = None,
     ) -> History:
         """`fit`, or what `fit_many` does of it."""
         hooks = _checked_callbacks(callbacks)
         allowed = boolean(allow_other_data, "allow_other_data")
+        quiet = not boolean(raise_on_interrupt, "raise_on_interrupt")
         going_on = epochs is None and self._resumable is not None
         x = self._model._features(X, rows=True)
         arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
@@ -497,7 +503,8 @@ class Trainer:
                 self._plan, self._resumable = before
             else:
                 self.stopped_by = type(error).__name__
-            raise
+            if not (quiet and isinstance(error, KeyboardInterrupt)):
+                raise
         finally:
             record()
             ending.close()
