@@ -388,6 +388,12 @@ def test_history_as_a_plot(axes):
     (right,) = [a for a in ax.figure.axes if a is not ax]
     assert right.get_ylabel() == "accuracy"
     ax.figure.canvas.draw()
+    metrics = ["f1", "roc_auc"]
+    several = rv.Trainer(small(outputs=3), loss="cross_entropy", metrics=metrics)
+    ax = several.fit(X, LABELS, validation_split=0.2).plot()
+    (right,) = [a for a in ax.figure.axes if a is not ax]
+    assert right.get_ylabel() == "metrics"
+    assert labels(ax.get_legend())[2:] == ["validation f1", "validation roc auc"]
 
 
 def test_history_draws_on_given_axes_and_one_epoch_is_a_point(axes):

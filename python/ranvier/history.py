@@ -17,8 +17,8 @@ class History(dict[str, list[Any]]):
     """A dict of lists, one entry for each epoch.
 
     Keys: "epoch" (from 0), "step" (steps done), "loss" (mean over the epoch's batches, each
-    measured before its step), "seconds"; with validation data "val_loss" and, for
-    classifications, "val_accuracy".
+    measured before its step), "learning_rate" (of the last step), "seconds"; with validation data
+    "val_loss" and each metric of the trainer with "val_" in front, such as "val_accuracy".
 
         >>> import numpy as np, ranvier as rv
         >>> model = rv.Sequential([rv.Dense(1)])
@@ -54,7 +54,7 @@ class History(dict[str, list[Any]]):
         return pandas.DataFrame(dict(self) or {"epoch": []}).set_index("epoch")
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws the losses, and accuracy on a second axis, over the epochs (needs matplotlib).
+        """Draws the losses, and metrics on a second axis, over the epochs (needs matplotlib).
 
         Args:
             ax: axes to draw on; None makes a figure.
@@ -78,17 +78,21 @@ class History(dict[str, list[Any]]):
         ax.set_xlabel("epoch")
         ax.set_ylabel("loss")
         lines, labels = ax.get_legend_handles_labels()
-        if "val_accuracy" in self:
+        metrics = [key for key in self if key.startswith("val_") and key != "val_loss"]
+        if metrics:
             right = ax.twinx()
-            right.plot(
-                epochs,
-                self["val_accuracy"],
-                color="tab:green",
-                linestyle="--",
-                label="validation accuracy",
-                marker=marker,
-            )
-            right.set_ylabel("accuracy")
+            for number, key in enumerate(metrics):
+                name = key.removeprefix("val_").replace("_", " ")
+                right.plot(
+                    epochs,
+                    self[key],
+                    # Behind the colours of the losses.
+                    color=f"C{2 + number}",
+                    linestyle="--",
+                    label=f"validation {name}",
+                    marker=marker,
+                )
+            right.set_ylabel(name if len(metrics) == 1 else "metrics")
             more_lines, more_labels = right.get_legend_handles_labels()
             lines, labels = lines + more_lines, labels + more_labels
         if lines:
