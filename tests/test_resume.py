@@ -171,6 +171,13 @@ def test_a_run_that_was_interrupted_goes_on_in_the_middle_of_its_epoch(tmp_path)
     assert state(resumed) == state(whole)
 
 
+def test_after_a_divergence_a_file_begins_with_a_new_epoch():
+    t = trainer(optimizer=rv.SGD(learning_rate=1e30))
+    with pytest.raises(rv.DivergedError):
+        t.fit(X, LABELS, **PLAN)
+    assert t._core.standing()["position"] is None
+
+
 # ---------------------------------------------------------------- what comes from the file
 
 

@@ -174,7 +174,7 @@ class Reader:
             text = f"no {e.args[0]!r}" if isinstance(e, KeyError) and e.args else str(e)
             raise self.fault(f"{key} with {text[:300]}") from e
 
-    def expect(self, names: list[str]) -> None:
+    def refuse_others(self, names: list[str]) -> None:
         """Refuses tensors that belong to none of the parameters of these names."""
         expected = {*names, *(name.replace("running_mean", _COUNTER) for name in names)}
         if self.metadata.get("ranvier.kind") == "run":

@@ -448,7 +448,7 @@ def _restore(reader: Reader, model: dict[str, Any]) -> Sequential:
     specs = [layer._spec() for layer in layers]
     tables = _core.tables(specs, size, twin._dtype.name)
     names = torch_names(layers, [name for table in tables for name, _ in table])
-    reader.expect(names)
+    reader.refuse_others(names)
     twin._network = _core.Network.load(specs, size, twin._dtype.name, reader.file, names)
     twin._input_size = size
     return twin

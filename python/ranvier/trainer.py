@@ -180,10 +180,8 @@ class Trainer:
         return None if best is None else best[0]
 
     def _best(self) -> tuple[float, int] | None:
-        best: tuple[float, int] | None = (self._standing() or {"progress": (None, 0)})["progress"][
-            0
-        ]
-        return best
+        standing = self._standing()
+        return None if standing is None else standing["progress"][0]
 
     def _standing(self) -> dict[str, Any] | None:
         """Where the training stands; None where that cannot be seen now."""
@@ -472,7 +470,6 @@ class Trainer:
         }
         ending = ExitStack()
         before, steps = (self._plan, self._resumable), self.step
-        self._plan, self._resumable = saved, None
         built_here = self._model.input_size is None
         if built_here:
             self._model._build(x.shape[1])
@@ -484,6 +481,7 @@ class Trainer:
                 data.append(arrays)
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
+            self._plan, self._resumable = saved, None
             if (standing := self._standing()) is not None:
                 # Else another thread is fitting, and the core says so.
                 begun = standing["epoch"] - (standing["position"] is not None and going_on)

@@ -121,10 +121,7 @@ impl Network {
     ) -> PyResult<Self> {
         guarded(|| {
             check_environment()?;
-            let layers = layers
-                .iter()
-                .map(LayerSpec::parse)
-                .collect::<Result<Vec<_>>>()?;
+            let layers = specs::layers(&layers)?;
             let any = py.detach(|| -> Result<AnyNetwork> {
                 Ok(if dtype == "float64" {
                     AnyNetwork::F64(Shared::new(CoreNetwork::new(&layers, input_size, seed)?))
@@ -148,10 +145,7 @@ impl Network {
     ) -> PyResult<Self> {
         guarded(|| {
             check_environment()?;
-            let layers = layers
-                .iter()
-                .map(LayerSpec::parse)
-                .collect::<Result<Vec<_>>>()?;
+            let layers = specs::layers(&layers)?;
             let any = py.detach(|| {
                 file.with(|file| -> Result<AnyNetwork> {
                     Ok(if dtype == "float64" {
@@ -506,10 +500,7 @@ type Table = Vec<(String, Vec<usize>)>;
 #[pyfunction]
 pub fn tables(layers: Vec<LayerSpec>, input_size: usize, dtype: &str) -> PyResult<[Table; 2]> {
     guarded(|| {
-        let layers = layers
-            .iter()
-            .map(LayerSpec::parse)
-            .collect::<Result<Vec<_>>>()?;
+        let layers = specs::layers(&layers)?;
         let slots = if dtype == "float64" {
             slots::<f64>(&layers, input_size)?
         } else {

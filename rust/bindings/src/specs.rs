@@ -77,6 +77,11 @@ impl LayerSpec {
     }
 }
 
+/// Layers, or the first one's fault.
+pub fn layers(specs: &[LayerSpec]) -> Result<Vec<Layer>> {
+    specs.iter().map(LayerSpec::parse).collect()
+}
+
 /// A loss of the core: (name, options).
 pub type LossSpec = (String, Vec<f64>);
 

@@ -67,11 +67,7 @@ impl<T: Plain> Buffer<T> {
             return Err(refused);
         };
         if len == 0 {
-            return Ok(Self {
-                block: std::ptr::null_mut(),
-                start: NonNull::dangling(),
-                len,
-            });
+            return Ok(Self::default());
         }
         // SAFETY: the layout has a non-zero size.
         let block = unsafe { alloc_zeroed(layout) };
@@ -117,6 +113,17 @@ fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
     // SAFETY: the range lies inside an allocation of ours; the advice changes no contents, and a refusal is no harm.
     unsafe {
         libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE);
+    }
+}
+
+impl<T: Plain> Default for Buffer<T> {
+    /// An empty one.
+    fn default() -> Self {
+        Self {
+            block: std::ptr::null_mut(),
+            start: NonNull::dangling(),
+            len: 0,
+        }
     }
 }
 

@@ -144,17 +144,29 @@ impl<F: Element> Network<F> {
             file.check::<F>(name, slot)?;
         }
         let mut network = Self::of(plan, inputs)?;
-        for (slot, name) in network.slots.iter().zip(names) {
-            file.read(name, slot, &mut network.parameters)?;
-        }
-        for (slot, name) in network
-            .state_slots
-            .iter()
-            .zip(&names[network.slots.len()..])
-        {
-            file.read(name, slot, &mut network.state)?;
-        }
+        let (mut parameters, mut state) = (take(&mut network.parameters), take(&mut network.state));
+        network.read_tensors(file, names, "", &mut parameters, &mut state)?;
+        (network.parameters, network.state) = (parameters, state);
         Ok(network)
+    }
+
+    /// Fills vectors of this network's layout from a file: the opposite of [`Self::tensors`].
+    pub fn read_tensors(
+        &self,
+        file: &mut File,
+        names: &[String],
+        prefix: &str,
+        parameters: &mut [F],
+        state: &mut [F],
+    ) -> Result<()> {
+        let (own, others) = names.split_at(self.slots.len().min(names.len()));
+        for (slot, name) in self.slots.iter().zip(own) {
+            file.read(&format!("{prefix}{name}"), slot, parameters)?;
+        }
+        for (slot, name) in self.state_slots.iter().zip(others) {
+            file.read(&format!("{prefix}{name}"), slot, state)?;
+        }
+        Ok(())
     }
 
     /// The parameters and running statistics, or what belongs to them, for a file, where they have `names`, in order.

@@ -17,7 +17,7 @@ use crate::rng::{identity_order, shuffle};
 use crate::schedule::{PlateauState, Time};
 use crate::simd::bf16::Arithmetic;
 use crate::source::Rows;
-use crate::watch::{Best, Figure, Goal, Progress, Watch};
+use crate::watch::{Figure, Goal, Progress, Watch};
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
@@ -332,11 +332,6 @@ impl<F: Element> Trainer<F> {
         self.hand_over(shared, ended)
     }
 
-    /// The best epoch that was watched for.
-    pub fn best(&self) -> Option<Best> {
-        self.standing.progress.best
-    }
-
     /// The tensors of a run for a file, where the network's have `names`: the network, the moments and, beside it, the
     /// best or the last parameters.
     pub fn tensors<'a>(&'a self, network: &'a Network<F>, names: &[String]) -> Vec<Tensor<'a, F>> {
@@ -389,16 +384,7 @@ impl<F: Element> Trainer<F> {
             {
                 let mut kept = Kept::of(network)?;
                 kept.role = role;
-                for (slot, name) in network.slots.iter().zip(names) {
-                    file.read(&format!("{prefix}{name}"), slot, &mut kept.parameters)?;
-                }
-                for (slot, name) in network
-                    .state_slots
-                    .iter()
-                    .zip(&names[network.slots.len()..])
-                {
-                    file.read(&format!("{prefix}{name}"), slot, &mut kept.state)?;
-                }
+                network.read_tensors(file, names, prefix, &mut kept.parameters, &mut kept.state)?;
                 self.kept = Some(kept);
             }
         }
@@ -447,6 +433,8 @@ impl<F: Element> Trainer<F> {
             Err(Error::Diverged { .. }) => {
                 kept.restore(&mut network);
                 self.state.reset();
+                // The epoch was another one's.
+                self.standing.position = None;
             }
             _ if kept.role == Role::Best => kept.swap(&mut network),
             _ => {}
