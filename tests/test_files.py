@@ -261,6 +261,10 @@ def shape(header, name, new):
     header[name]["shape"] = new
 
 
+def ends(header):
+    return max(entry["data_offsets"][1] for name, entry in header.items() if name[0] != "_")
+
+
 HOSTILE = {
     "no metadata": lambda h: h.update({"__metadata__": {}}),
     "no model": lambda h: h["__metadata__"].pop("ranvier.model"),
@@ -312,6 +316,12 @@ HOSTILE = {
     "many layers": lambda h: definition(h, lambda m: m.update(layers=m["layers"] * 3000)),
     "another activation": lambda h: definition(
         h, lambda m: m["layers"][0]["options"].update(activation="eval")
+    ),
+    "a tensor more": lambda h: h.update(
+        {"0.scale": {"dtype": "F32", "shape": [0], "data_offsets": [ends(h)] * 2}}
+    ),
+    "a tensor more of a run": lambda h: h.update(
+        {"best.0.bias": {"dtype": "F32", "shape": [0], "data_offsets": [ends(h)] * 2}}
     ),
     "a missing tensor": lambda h: h.pop("0.bias"),
     "a renamed tensor": lambda h: h.update({"x": h.pop("0.bias")}),
