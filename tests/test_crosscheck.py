@@ -76,10 +76,14 @@ def stacks(draw, kinks, least):
         units = draw(st.integers(least, 40))
         dense = rv.Dense(units, draw(activations(kinks)), use_bias=draw(st.booleans()))
         layers.append(dense)
-        extra = draw(st.sampled_from(["none", "none", "dropout", "layer", "batch", "act", "soft"]))
+        extra = draw(
+            st.sampled_from(["none", "none", "dropout", "noise", "layer", "batch", "act", "soft"])
+        )
         match extra:
             case "dropout":
                 layers.append(rv.Dropout(draw(st.sampled_from([0.0, 0.1, 0.5, 0.9]))))
+            case "noise":
+                layers.append(rv.GaussianNoise(draw(st.sampled_from([0.0, 0.1, 0.5]))))
             case "layer":
                 layers.append(rv.LayerNorm(eps=0.1))
             case "batch":

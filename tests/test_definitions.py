@@ -9,7 +9,7 @@ import pytest
 import ranvier as rv
 from ranvier import _core, activations, initializers, layers, losses, optimizers, reference
 
-LAYERS = ["Dense", "Activation", "Dropout", "LayerNorm", "BatchNorm", "Softmax"]
+LAYERS = ["Dense", "Activation", "Dropout", "GaussianNoise", "LayerNorm", "BatchNorm", "Softmax"]
 
 
 def options(definition):

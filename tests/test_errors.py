@@ -115,6 +115,8 @@ INTEGERS = {
 }
 REALS = {
     "rate": (lambda v: rv.Dropout(v), [-0.1, 1, 1.0, 1.5, 2]),
+    "stddev": (lambda v: rv.GaussianNoise(v), [-0.1, -1]),
+    "max_norm": (lambda v: rv.Dense(3, max_norm=v), [-0.1, 0, -3]),
     "eps of layer norm": (lambda v: rv.LayerNorm(eps=v), [0, -1e-5]),
     "eps of batch norm": (lambda v: rv.BatchNorm(eps=v), [0, -1e-5]),
     "momentum of batch norm": (lambda v: rv.BatchNorm(momentum=v), [0, -0.1, 1.1]),
@@ -147,7 +149,7 @@ REALS = {
 }
 NONE_IS_A_DEFAULT = {"seed", "learning_rate", "momentum", "weight_decay", "clip_norm"}
 NONE_IS_A_DEFAULT |= {"clip_value", "eps", "pos_weight", "tolerance", "input_size"}
-NONE_IS_A_DEFAULT |= {"epochs", "batch_size"}
+NONE_IS_A_DEFAULT |= {"epochs", "batch_size", "max_norm"}
 NONE_IS_NO_DEFAULT = {"eps of layer norm", "eps of batch norm", "momentum of batch norm"}
 NONE_IS_NO_DEFAULT |= {"pos_weight in a list", "seed of crosscheck", "batch_size of crosscheck"}
 SEVERAL = {"q", "pos_weight"}

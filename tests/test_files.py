@@ -78,6 +78,7 @@ DEFINITIONS = [
     rv.Activation("prelu"),
     rv.Activation(rv.activations.ELU(0.5)),
     rv.Dropout(0.25),
+    rv.GaussianNoise(0.5),
     rv.LayerNorm(eps=1e-3),
     rv.BatchNorm(momentum=0.2, eps=1e-3),
     rv.Softmax(),

@@ -135,6 +135,7 @@ def test_the_loss_table_is_complete():
 STACKS = {
     "dense": [rv.Dense(5, activation="tanh"), rv.Dense(4, use_bias=False)],
     "dropout": [rv.Dropout(0.3), rv.Dense(8), rv.Dropout(0.5), rv.Dense(4)],
+    "noise": [rv.GaussianNoise(0.3), rv.Dense(8), rv.GaussianNoise(0.5), rv.Dense(4)],
     "layer_norm": [rv.Dense(5), rv.LayerNorm(), rv.Dense(4)],
     "layer_norm-at-the-ends": [rv.LayerNorm(eps=0.1), rv.Dense(4), rv.LayerNorm()],
     "batch_norm": [rv.Dense(5, use_bias=False), rv.BatchNorm(), rv.Dense(4)],

@@ -1,10 +1,13 @@
-"""Penalties of weights: their value, their gradient, and what training does with them."""
+"""Penalties, constraints and averages of weights, and noise: what they are, and what they do."""
 
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.stats
 
 import ranvier as rv
-from conftest import TOLERANCE, error, reference_of
+from conftest import TOLERANCE, Follow, error, reference_of
+from ranvier import reference
 from ranvier.model import _from_bytes
 
 _rng = np.random.default_rng(0)
@@ -151,3 +154,142 @@ def test_penalties_travel_with_the_model():
 def test_wrong_penalties_are_refused(name, bad):
     with pytest.raises(rv.RanvierError, match=f"{name}: expected"):
         rv.Dense(3, **{name: bad})
+
+
+# ---------------------------------------------------------------- noise
+
+
+def noisy(stddev, rows, units, dtype="float64", seed=0, step=0):
+    """What a noise layer gives for zeros in training."""
+    follow = Follow()
+    m = rv.Sequential([rv.GaussianNoise(stddev)], input_size=units, dtype=dtype, seed=seed)
+    zeros = np.zeros((rows, units))
+    m.value_and_gradient(zeros, zeros, loss=follow, training=True, step=step)
+    return follow.outputs[0]
+
+
+def test_noise_is_normal_with_the_given_deviation():
+    values = noisy(0.5, 1000, 200).ravel() / 0.5
+    assert scipy.stats.kstest(values, "norm").pvalue > 0.01
+    assert len(np.unique(values)) > 0.9999 * values.size
+
+
+@pytest.mark.parametrize("units", [1, 3, 4, 70, 130])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_noise_is_the_references(units, dtype):
+    stream = reference.random.Stream(7, reference.random.NOISE, layer=0, epoch=3)
+    expected = [reference.random.noise(stream, position=q, units=units) for q in range(5)]
+    ours = noisy(2.0, 5, units, dtype, seed=7, step=3)
+    np.testing.assert_allclose(
+        ours, 2.0 * np.array(expected), rtol=1e-13 if dtype == "float64" else 1e-7
+    )
+
+
+def test_noise_does_not_depend_on_batch_size_or_threads():
+    zeros = np.zeros((50, 70))
+    seen = []
+    threads = rv.get_num_threads()
+    try:
+        for batch_size, count in [(50, 1), (50, 2), (7, 1), (1, 2)]:
+            rv.set_num_threads(count)
+            follow = Follow()
+            m = rv.Sequential([rv.GaussianNoise(1.0)], input_size=70)
+            trainer = rv.Trainer(m, loss=follow, seed=5)
+            trainer.fit(zeros, zeros, batch_size=batch_size, epochs=2)
+            seen.append(np.concatenate(follow.outputs))
+    finally:
+        rv.set_num_threads(threads)
+    for other in seen[1:]:
+        assert other.tobytes() == seen[0].tobytes()
+    assert not (seen[0][:50] == seen[0][50:]).any()
+
+
+def test_noise_is_for_training_alone():
+    m = rv.Sequential([rv.GaussianNoise(1.0)], input_size=5)
+    assert (m.predict(X) == X.astype(np.float32)).all()
+    assert rv.Trainer(m, loss="mse").evaluate(X, X.astype(np.float32))["loss"] == 0.0
+    assert (noisy(0.0, 3, 5) == 0.0).all()
+
+
+def test_input_noise_acts_like_ridge_regression():
+    """For a linear model the mean over the noise is an l2 penalty of stddev² (Bishop 1995)."""
+    stddev, y = 0.5, X[:, :1] + 0.1 * Y[:, :1]
+    m = rv.Sequential([rv.GaussianNoise(stddev), rv.Dense(1, use_bias=False)], input_size=5)
+    rate = rv.schedules.Polynomial(0.1, steps=20000)
+    m.fit(X, y, loss="mse", optimizer=rv.SGD(learning_rate=rate), epochs=20000, batch_size=30)
+    expected = np.linalg.solve(X.T @ X / 30 + stddev**2 * np.eye(5), X.T @ y / 30)
+    np.testing.assert_allclose(m.parameters()["1.weight"], expected, atol=0.02)
+
+
+# ---------------------------------------------------------------- constraints
+
+
+def limited(weight, max_norm):
+    norms = np.sqrt((weight.astype(np.float64) ** 2).sum(axis=0))
+    return weight * np.minimum(1.0, max_norm / np.maximum(norms, 1e-9))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("inputs", "units"), [(1, 1), (5, 2), (70, 1), (33, 70), (130, 200)])
+def test_a_step_ends_inside_the_constraints(inputs, units, dtype):
+    x, y = _rng.normal(size=(20, inputs)), _rng.normal(size=(20, units))
+    results = []
+    for options in (
+        {},
+        {"non_negative": True},
+        {"max_norm": 0.3},
+        {"non_negative": True, "max_norm": 0.3},
+    ):
+        m = rv.Sequential([rv.Dense(units, **options)], input_size=inputs, dtype=dtype)
+        m.fit(x, y, loss="mse", optimizer=rv.SGD(learning_rate=0.5), batch_size=20)
+        results.append(m.parameters()["0.weight"])
+    free, positive, short, both = results
+    assert (positive == np.maximum(free, 0.0)).all()
+    np.testing.assert_allclose(short, limited(free, 0.3), rtol=TOLERANCE[dtype])
+    np.testing.assert_allclose(both, limited(positive, 0.3), rtol=TOLERANCE[dtype])
+
+
+def test_weights_inside_the_constraint_keep_their_bits():
+    results = []
+    for max_norm in (None, 1e6):
+        m = rv.Sequential(
+            [rv.Dense(70, max_norm=max_norm), rv.Dense(1, max_norm=max_norm)], input_size=5
+        )
+        m.fit(X, Y[:, :1], loss="mse", epochs=5)
+        results.append([value.tobytes() for value in m.parameters().values()])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_constrained_training_agrees_with_the_reference(dtype):
+    layers = [
+        rv.Dense(6, activation="tanh", max_norm=0.4),
+        rv.GaussianNoise(0.2),
+        rv.Dense(20, activation="softplus", non_negative=True),
+        rv.Dense(2, max_norm=0.5, non_negative=True, l2=0.1),
+    ]
+    m = rv.Sequential(layers, input_size=5, dtype=dtype)
+    for optimizer in ("sgd", rv.AdamW(learning_rate=0.05, clip_norm=1.0)):
+        report = rv.crosscheck(m, X, Y, loss="mse", optimizer=optimizer, steps=8, batch_size=10)
+        assert report.ok, report
+
+
+def test_non_negative_least_squares_is_scipys():
+    x, y = np.abs(X), Y[:, 0]
+    m = rv.Sequential(
+        [rv.Dense(1, use_bias=False, non_negative=True)], input_size=5, dtype="float64"
+    )
+    m.fit(x, y, loss="mse", optimizer=rv.SGD(learning_rate=0.1), epochs=3000, batch_size=30)
+    expected, _ = scipy.optimize.nnls(x, y)
+    np.testing.assert_allclose(m.parameters()["0.weight"][:, 0], expected, atol=1e-9)
+
+
+def test_a_loop_of_ones_own_keeps_the_constraints():
+    trained = rv.Sequential([rv.Dense(2, max_norm=0.1, non_negative=True)], input_size=5)
+    stepped, optimizer = trained.copy(), rv.SGD(learning_rate=0.1)
+    trained.fit(X, Y, loss="mse", optimizer=optimizer, epochs=4, batch_size=30, shuffle=False)
+    for _ in range(4):
+        _, gradients = stepped.value_and_gradient(X, Y, loss="mse")
+        optimizer.step(stepped, gradients)
+    for a, b in zip(trained.parameters().values(), stepped.parameters().values(), strict=True):
+        assert a.tobytes() == b.tobytes()

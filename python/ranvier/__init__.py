@@ -33,7 +33,7 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
+from .layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Softmax
 from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
 from .optimizers import SGD, Adam, AdamW
@@ -57,6 +57,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "FileFormatError",
+    "GaussianNoise",
     "Gradients",
     "History",
     "InternalError",

@@ -16,7 +16,16 @@ from .activations import ActivationLike
 from .errors import ArgumentError, DTypeError
 from .initializers import InitializerLike
 
-__all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Softmax"]
+__all__ = [
+    "Activation",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "GaussianNoise",
+    "Layer",
+    "LayerNorm",
+    "Softmax",
+]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,6 +59,10 @@ class Dense(Layer):
         l2: λ₂ >= 0: likewise λ₂·Σw², whose gradient is 2·λ₂·w. As Keras's regularisers;
             scikit-learn's alpha is 2·λ₂ times the number of rows. Unlike an optimiser's
             weight_decay it passes through momentum, Adam's scaling and clipping.
+        max_norm: M > 0: each step ends with w ← w·M/‖w‖ for every unit whose incoming weights w
+            have ‖w‖ > M (Srivastava et al. 2014). Keras's MaxNorm adds 1e-7 to ‖w‖.
+        non_negative: each step ends with w ← max(w, 0), before max_norm. Both concern the weight,
+            not the bias, and hold from the first step on: initial weights stay as they are.
 
     Raises:
         ArgumentError, DTypeError: a value that the argument does not take.
@@ -71,11 +84,15 @@ class Dense(Layer):
     bias_init: InitializerLike = "zeros"
     l1: float = 0.0
     l2: float = 0.0
+    max_norm: float | None = None
+    non_negative: bool = False
 
     def __post_init__(self) -> None:
         integer(self.units, "units", least=1, most=2**31)
         real(self.l1, "l1", least=0.0)
         real(self.l2, "l2", least=0.0)
+        if self.max_norm is not None:
+            real(self.max_norm, "max_norm", least=0.0, open_least=True)
         super().__post_init__()
         if initializers.spec(self.bias_init, "bias_init")[0] == "orthogonal":
             raise ArgumentError("bias_init: expected an initializer of vectors, got 'orthogonal'")
@@ -90,6 +107,8 @@ class Dense(Layer):
             "bias_init": initializers.spec(self.bias_init, "bias_init"),
             "l1": float(self.l1),
             "l2": float(self.l2),
+            "max_norm": None if self.max_norm is None else float(self.max_norm),
+            "non_negative": boolean(self.non_negative, "non_negative"),
         }
 
 
@@ -123,6 +142,35 @@ class Dropout(Layer):
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "dropout", "rate": float(self.rate)}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class GaussianNoise(Layer):
+    """In training, adds stddev·z to each value, z standard normal; in evaluation the identity.
+
+    As the first layer it is the input noise that acts like a penalty of the network's slope (Bishop
+    1995, "Training with noise is equivalent to Tikhonov regularization"). Which numbers are added
+    is a function of the trainer's seed, the epoch, the row's place in the epoch and the unit: the
+    same for any batch size and any number of threads. As Keras's GaussianNoise.
+
+    Args:
+        stddev: standard deviation of what is added, 0 or more, in the units of the values.
+
+    Example:
+        >>> import numpy as np, ranvier as rv
+        >>> model = rv.Sequential([rv.GaussianNoise(0.1), rv.Dense(1)], input_size=2)
+        >>> bool(np.all(model.predict(np.zeros((1, 2))) == 0))
+        True
+    """
+
+    stddev: float
+
+    def __post_init__(self) -> None:
+        real(self.stddev, "stddev", least=0.0)
+        super().__post_init__()
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "gaussian_noise", "stddev": float(self.stddev)}
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -372,10 +372,10 @@ class Sequential:
             y: targets as the loss takes them.
             loss: a name, an object of `ranvier.losses`, or a custom loss.
             sample_weight: (rows,), 0 or more, not all 0.
-            training: use the batch's statistics in BatchNorm and drop values in Dropout. The
-                running statistics of BatchNorm move in a `Trainer` only.
-            step: number that chooses the dropout masks, together with the model's seed (a Trainer
-                of that seed has them in epoch `step`).
+            training: use the batch's statistics in BatchNorm, drop values in Dropout and add noise
+                in GaussianNoise. The running statistics of BatchNorm move in a `Trainer` only.
+            step: number that chooses what is dropped and added, together with the model's seed (a
+                Trainer of that seed does the same in epoch `step`).
 
         Returns:
             The value, and gradients by parameter name; `gradients.d_input` is the input's.

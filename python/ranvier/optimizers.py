@@ -1,8 +1,9 @@
 """Optimisers: definitions of update rules, and `step` for one's own loop.
 
 θ parameters, g gradient, γ learning_rate, λ weight_decay, t step from 1. A step is: clip, decay,
-update. `dialect` chooses whose equations and defaults are followed: "torch" (the published form),
-"keras" or "sklearn". Coefficients are formed in float64 and rounded once to the model's dtype.
+update, and the constraints of the layers. `dialect` chooses whose equations and defaults are
+followed: "torch" (the published form), "keras" or "sklearn". Coefficients are formed in float64 and
+rounded once to the model's dtype.
 
     >>> import ranvier as rv
     >>> rv.Adam(learning_rate=3e-4, clip_norm=1.0)

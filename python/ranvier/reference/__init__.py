@@ -41,7 +41,7 @@ example in its terms:
 """
 
 from . import activations, initializers, layers, losses, optimizers, random, schedules
-from .layers import Activation, BatchNorm, Dense, Dropout, LayerNorm, Softmax
+from .layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Softmax
 from .network import Gradients, Sequential
 from .optimizers import SGD, Adam, AdamW, DivergedError
 from .trainer import Trainer
@@ -55,6 +55,7 @@ __all__ = [
     "Dense",
     "DivergedError",
     "Dropout",
+    "GaussianNoise",
     "Gradients",
     "LayerNorm",
     "Sequential",

@@ -1,5 +1,6 @@
 """Layers: dense, activation, dropout and softmax; the two norms are in `normalization`."""
 
+import math
 from dataclasses import KW_ONLY, dataclass
 from typing import cast
 
@@ -8,10 +9,27 @@ from .activations import Kind, LeakyReLU, PReLU, ScalarActivation, SoftmaxRow
 from .initializers import Initializer
 from .normalization import BatchNorm, LayerNorm
 from .passes import Forward, Layer, Mode, Parameters
-from .random import BIAS_INITIALISATION, DROPOUT, WEIGHT_INITIALISATION, Stream, dropout_mask
+from .random import (
+    BIAS_INITIALISATION,
+    DROPOUT,
+    NOISE,
+    WEIGHT_INITIALISATION,
+    Stream,
+    dropout_mask,
+    noise,
+)
 from .vectors import Matrix, Tensor, Vector, column_sums, matmul, total, transpose
 
-__all__ = ["Activation", "BatchNorm", "Dense", "Dropout", "Layer", "LayerNorm", "Softmax"]
+__all__ = [
+    "Activation",
+    "BatchNorm",
+    "Dense",
+    "Dropout",
+    "GaussianNoise",
+    "Layer",
+    "LayerNorm",
+    "Softmax",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,7 @@ class Dense:
             relu-like activation and Glorot uniform otherwise.
         bias_init: likewise; "auto" is zeros. Not orthogonal.
         l1, l2: the loss has l1 sum |w| + l2 sum w^2 more, and d_weight l1 sign w + 2 l2 w.
+        max_norm, non_negative: what `constrain` does after a step.
     """
 
     units: int
@@ -43,6 +62,8 @@ class Dense:
     bias_init: str | Initializer = "zeros"
     l1: float = 0.0
     l2: float = 0.0
+    max_norm: float | None = None
+    non_negative: bool = False
 
     def __post_init__(self) -> None:
         if self.units < 1:
@@ -68,6 +89,16 @@ class Dense:
             return self.l1 * ((w > 0.0) - (w < 0.0)) + 2.0 * self.l2 * w
 
         return value, [[slope(w) for w in row] for row in weight]
+
+    def constrain(self, weight: Matrix) -> Matrix:
+        """Negative weights to 0, then each unit's weights w to w M / |w| where |w| > M."""
+        if self.non_negative:
+            weight = [[0.0 if w < 0.0 else w for w in row] for row in weight]
+        if self.max_norm is None:
+            return weight
+        norms = [math.sqrt(total(w * w for w in unit)) for unit in transpose(weight)]
+        factors = [self.max_norm / norm if norm > self.max_norm else 1.0 for norm in norms]
+        return [[w * factor for w, factor in zip(row, factors, strict=True)] for row in weight]
 
     def output_size(self, in_features: int) -> int:
         return self.units
@@ -218,3 +249,37 @@ class Dropout:
 
     def _kept(self, stream: Stream, position: int, row: Vector) -> list[bool]:
         return dropout_mask(stream, position=position, units=len(row), rate=self.rate)
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """In training a normal number of mean 0 is added to every number; evaluation is the identity.
+
+    `random.noise` says which. The derivative is 1. Bishop (1995), "Training with noise is
+    equivalent to Tikhonov regularization".
+
+    Args:
+        stddev: the standard deviation of what is added, >= 0.
+    """
+
+    stddev: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.stddev < math.inf:
+            raise ValueError(f"stddev must be 0 or more, and finite, got {self.stddev}")
+
+    def output_size(self, in_features: int) -> int:
+        return in_features
+
+    def initial_parameters(self, in_features: int, seed: int, layer: int) -> dict[str, Tensor]:
+        return {}
+
+    def forward(self, parameters: Parameters, x: Matrix, mode: Mode) -> Forward:
+        if not mode.training:
+            return Forward(x, lambda d_output: (d_output, {}))
+        stream = Stream(mode.seed, NOISE, layer=mode.layer, epoch=mode.epoch)
+        output = []
+        for r, row in enumerate(x):
+            draws = noise(stream, position=mode.first_position + r, units=len(row))
+            output.append([a + self.stddev * z for a, z in zip(row, draws, strict=True)])
+        return Forward(output, lambda d_output: (d_output, {}))

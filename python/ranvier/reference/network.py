@@ -79,6 +79,12 @@ class Sequential:
             index, _, local = name.partition(".")
             self._states[int(index)][local] = copy(value)
 
+    def constrain(self) -> None:
+        """Every weight to the nearest one that its layer allows; the end of each step."""
+        for layer, state in zip(self.layers, self._states, strict=True):
+            if isinstance(layer, Dense):
+                state["weight"] = layer.constrain(cast(Matrix, state["weight"]))
+
     def predict(self, X: Rows) -> Matrix:
         """Raw outputs, (batch, output_size), in evaluation mode."""
         output, _, _ = self._forward(as_matrix(X, self.input_size, "X"), Mode())

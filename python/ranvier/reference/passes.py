@@ -19,11 +19,11 @@ Backward: TypeAlias = Callable[[Matrix], tuple[Matrix, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Mode:
-    """The circumstances of a pass; only Dropout and BatchNorm look at them.
+    """The circumstances of a pass; only Dropout, GaussianNoise and BatchNorm look at them.
 
     Args:
         training: False: dropout passes everything, batch norm uses its running statistics.
-        seed, epoch, first_position: where the dropout draws its masks; row r of the batch has
+        seed, epoch, first_position: where dropout and noise are drawn; row r of the batch has
             the position first_position + r in the order of its epoch.
         weights: one weight per row of the batch, or None for 1 each.
         layer: index of the layer in its Sequential, set by it.

@@ -17,6 +17,7 @@ WEIGHT_INITIALISATION = 1
 BIAS_INITIALISATION = 2
 SHUFFLE = 3
 DROPOUT = 4
+NOISE = 6
 
 _WORD = 0xFFFF_FFFF
 
@@ -56,7 +57,7 @@ class Stream:
 
     Args:
         seed: the key, 0 <= seed < 2^64.
-        purpose: one of the four constants of this module.
+        purpose: one of the five constants of this module.
         layer: index of the layer in its Sequential; 0 for the shuffle.
         epoch: the epoch; 0 for initialisation.
     """
@@ -109,6 +110,22 @@ def permutation(rows: int, *, seed: int, epoch: int) -> list[int]:
         j = (stream.word64(draw) * (i + 1)) >> 64
         order[i], order[j] = order[j], order[i]
     return order
+
+
+def noise(stream: Stream, *, position: int, units: int) -> list[float]:
+    """Standard normal numbers for one row.
+
+    A unit with the word w gets the number below which a normal one is with probability
+    (w + 1/2) / 2^32.
+
+    Args:
+        stream: the stream with purpose NOISE of this seed, layer and epoch.
+        position: the row's place in the order of its epoch.
+        units: width of the layer; words as in `dropout_mask`.
+    """
+    start = 4 * position * ((units + 3) // 4)
+    words = [stream.word32(start + unit) for unit in range(units)]
+    return [inverse_normal_cdf((word + 0.5) * 2.0**-32) for word in words]
 
 
 def dropout_mask(stream: Stream, *, position: int, units: int, rate: float) -> list[bool]:

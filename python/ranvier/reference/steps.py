@@ -1,4 +1,4 @@
-"""One step of an optimiser: clip, decay, update. The updates are in `optimizers`.
+"""One step of an optimiser: clip, decay, update, constrain. The updates are in `optimizers`.
 
 theta is a parameter, g its gradient, rate the learning rate and lambda the weight decay.
 """
@@ -24,6 +24,8 @@ class Model(Protocol):
     def parameters(self) -> dict[str, Tensor]: ...
 
     def set_parameters(self, parameters: Mapping[str, Tensor], /) -> None: ...
+
+    def constrain(self) -> None: ...
 
 
 class Optimizer:
@@ -88,6 +90,7 @@ class Optimizer:
             moments = self.moments.setdefault(name, {})
             updated[name] = reshape(self._update(theta, g, moments), parameters[name])
         model.set_parameters(updated)
+        model.constrain()
 
     def _norm_factor(self, gradients: Mapping[str, Vector]) -> float:
         """min(1, clip_norm / (norm + 1e-6)), and 1 without clip_norm."""

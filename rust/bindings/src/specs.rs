@@ -34,7 +34,13 @@ pub struct LayerSpec {
     #[pyo3(default)]
     l2: f64,
     #[pyo3(default)]
+    max_norm: Option<f64>,
+    #[pyo3(default)]
+    non_negative: bool,
+    #[pyo3(default)]
     rate: f64,
+    #[pyo3(default)]
+    stddev: f64,
     #[pyo3(default)]
     momentum: f64,
     #[pyo3(default)]
@@ -57,9 +63,14 @@ impl LayerSpec {
                 bias_init: initializer(&self.bias_init)?,
                 l1: self.l1,
                 l2: self.l2,
+                max_norm: self.max_norm,
+                non_negative: self.non_negative,
             },
             "activation" => Layer::Activation(activation()?),
             "dropout" => Layer::Dropout { rate: self.rate },
+            "gaussian_noise" => Layer::GaussianNoise {
+                stddev: self.stddev,
+            },
             "layer_norm" => Layer::LayerNorm { eps: self.eps },
             "batch_norm" => Layer::BatchNorm {
                 momentum: self.momentum,

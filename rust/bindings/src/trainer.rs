@@ -489,6 +489,7 @@ fn step<F: crate::arrays::Number>(
         return Err(diverged("a gradient"));
     }
     let done = optimizer.step(state, &mut network.parameters, &mut flat, rate);
+    network.constrain();
     network.version += 1;
     done.map_err(|_| diverged("the norm of the gradient"))
 }

@@ -349,6 +349,8 @@ fn layers(units: &[usize]) -> Vec<Layer> {
         bias_init: Initializer::Constant(0.0),
         l1: 0.0,
         l2: 0.0,
+        max_norm: None,
+        non_negative: false,
     };
     units[1..].iter().enumerate().map(dense).collect()
 }

@@ -169,7 +169,7 @@ impl<F: Element> Backward<'_, F> {
                     self.update(bias, 1);
                 }
             }
-            Op::Pointwise(_) | Op::Dropout { .. } => {
+            Op::Pointwise(_) | Op::Dropout { .. } | Op::GaussianNoise { .. } => {
                 if let Some(d_input) = d_input {
                     pointwise::pass_on(d_output, d_input);
                 }

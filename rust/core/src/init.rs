@@ -3,8 +3,8 @@
 
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::math::ln;
 use crate::matrix::Buffer;
+use crate::normal::normal_quantile;
 use crate::rng::Stream;
 
 /// How the values of a parameter are drawn; n is the fan-in, m the fan-out of the layer.
@@ -194,103 +194,10 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     lanes.iter().sum()
 }
 
-/// Inverse of the standard normal distribution function: algorithm AS 241, PPND16 (Wichura 1988),
-/// relative accuracy about 1e-16.
-fn normal_quantile(p: f64) -> f64 {
-    const A: [f64; 8] = [
-        3.387_132_872_796_366_5,
-        1.331_416_678_917_843_8e2,
-        1.971_590_950_306_551_3e3,
-        1.373_169_376_550_946e4,
-        4.592_195_393_154_987e4,
-        6.726_577_092_700_87e4,
-        3.343_057_558_358_813e4,
-        2.509_080_928_730_122_7e3,
-    ];
-    const B: [f64; 8] = [
-        1.0,
-        4.231_333_070_160_091e1,
-        6.871_870_074_920_579e2,
-        5.394_196_021_424_751e3,
-        2.121_379_430_158_659_7e4,
-        3.930_789_580_009_271e4,
-        2.872_908_573_572_194_3e4,
-        5.226_495_278_852_854e3,
-    ];
-    const C: [f64; 8] = [
-        1.423_437_110_749_683_5,
-        4.630_337_846_156_546,
-        5.769_497_221_460_691,
-        3.647_848_324_763_204_5,
-        1.270_458_252_452_368_4,
-        2.417_807_251_774_506e-1,
-        2.272_384_498_926_918_4e-2,
-        7.745_450_142_783_414e-4,
-    ];
-    const D: [f64; 8] = [
-        1.0,
-        2.053_191_626_637_759,
-        1.676_384_830_183_803_8,
-        6.897_673_349_851e-1,
-        1.481_039_764_274_800_8e-1,
-        1.519_866_656_361_645_7e-2,
-        5.475_938_084_995_345e-4,
-        1.050_750_071_644_416_9e-9,
-    ];
-    const E: [f64; 8] = [
-        6.657_904_643_501_103,
-        5.463_784_911_164_114,
-        1.784_826_539_917_291_3,
-        2.965_605_718_285_048_7e-1,
-        2.653_218_952_657_612_4e-2,
-        1.242_660_947_388_078_4e-3,
-        2.711_555_568_743_487_6e-5,
-        2.010_334_399_292_288_1e-7,
-    ];
-    const G: [f64; 8] = [
-        1.0,
-        5.998_322_065_558_879e-1,
-        1.369_298_809_227_358e-1,
-        1.487_536_129_085_061_5e-2,
-        7.868_691_311_456_133e-4,
-        1.846_318_317_510_054_8e-5,
-        1.421_511_758_316_446e-7,
-        2.044_263_103_389_939_8e-15,
-    ];
-    let ratio = |top: &[f64; 8], bottom: &[f64; 8], x: f64| {
-        let horner = |c: &[f64; 8]| c.iter().rev().fold(0.0, |sum, &c| sum * x + c);
-        horner(top) / horner(bottom)
-    };
-    let q = p - 0.5;
-    if q.abs() <= 0.425 {
-        return q * ratio(&A, &B, 0.180_625 - q * q);
-    }
-    let r = (-ln(if q < 0.0 { p } else { 1.0 - p })).sqrt();
-    let magnitude = if r <= 5.0 {
-        ratio(&C, &D, r - 1.6)
-    } else {
-        ratio(&E, &G, r - 5.0)
-    };
-    if q < 0.0 { -magnitude } else { magnitude }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::Purpose;
-
-    #[test]
-    fn quantiles_of_the_normal_are_those_of_the_tables() {
-        for (p, expected) in [
-            (0.5, 0.0),
-            (0.975, 1.959_963_984_540_054),
-            (0.1, -1.281_551_565_544_600_4),
-            (1e-10, -6.361_340_902_404_056),
-            (1e-20, -9.262_340_089_798_408),
-        ] {
-            assert!((normal_quantile(p) - expected).abs() <= 4e-15 * 10.0, "{p}");
-        }
-    }
 
     #[test]
     fn orthogonal_columns_or_rows_have_length_gain_and_right_angles() {

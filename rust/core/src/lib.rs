@@ -30,6 +30,7 @@ pub mod matmul;
 pub mod matrix;
 pub mod metric;
 pub mod network;
+mod normal;
 pub mod optimizers;
 pub mod plan;
 pub mod pool;

@@ -12,10 +12,11 @@ use crate::checkpoint::{File, Tensor};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
-use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, pointwise, softmax};
+use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, noise, pointwise, softmax};
 use crate::loss::weight_sum;
 use crate::matmul::{BiasActivation, Left, Right, product};
 use crate::matrix::{Buffer, Panels};
+use crate::optimizers::Constraint;
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot};
 use crate::rng::{Purpose, Stream};
 
@@ -26,6 +27,8 @@ pub struct Network<F: Element> {
     pub state_slots: Vec<Slot>,
     /// (slot, l1, l2) of weights that are penalised.
     pub(crate) penalties: Vec<(usize, f64, f64)>,
+    /// By slot of the weight.
+    pub(crate) constraints: Vec<(usize, Constraint)>,
     pub parameters: Buffer<F>,
     pub state: Buffer<F>,
     /// Raised by every change of parameters, so that what was derived from them is renewed.
@@ -120,6 +123,7 @@ impl<F: Element> Network<F> {
         Ok(Self {
             nodes: plan.nodes,
             penalties: plan.penalties,
+            constraints: plan.constraints,
             parameters: Buffer::zeroed(plan.parameters.len)?,
             state: Buffer::zeroed(plan.state.len)?,
             slots: plan.parameters.slots,
@@ -222,6 +226,7 @@ impl<F: Element> Network<F> {
         Ok(Self {
             nodes: self.nodes.clone(),
             penalties: self.penalties.clone(),
+            constraints: self.constraints.clone(),
             slots: self.slots.clone(),
             state_slots: self.state_slots.clone(),
             parameters: Buffer::copied(&self.parameters)?,
@@ -269,6 +274,14 @@ impl<F: Element> Network<F> {
             lanes::sum(values.map(|w| l1 * w.abs() + l2 * (w * w)))
         });
         terms.sum()
+    }
+
+    /// What a step ends with: moves weights that break their constraint to where they keep it.
+    pub fn constrain(&mut self) {
+        for (slot, constraint) in &self.constraints {
+            let slot = &self.slots[*slot];
+            constraint.apply(slot, &mut self.parameters[slot.range::<F>()]);
+        }
     }
 
     /// Work of a training step on `rows` rows, in multiply-adds: an update of a parameter counts as twenty.
@@ -417,6 +430,11 @@ impl<F: Element> Network<F> {
                 output.copy_from_slice(input);
                 gates.fill(F::ONE);
             }
+            Op::GaussianNoise { stddev, layer } if pass.training => {
+                let stream = Stream::new(pass.seed, Purpose::Noise, layer, pass.epoch);
+                noise::forward(stream, stddev, pass.position, shape, input, output);
+            }
+            Op::GaussianNoise { .. } => output.copy_from_slice(input),
             Op::LayerNorm { eps, weight } => layer_norm::forward(
                 shape,
                 F::of(eps),
@@ -514,6 +532,8 @@ mod tests {
             bias_init: Initializer::Constant(0.5),
             l1: 0.0,
             l2: 0.0,
+            max_norm: None,
+            non_negative: false,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::init::{Fans, Initializer};
 use crate::matmul::narrow_len;
 use crate::matrix::Panels;
+use crate::optimizers::Constraint;
 use crate::rng::Purpose;
 
 /// A last layer with fewer outputs than a vector has lanes, by this factor, is computed with the batch as columns:
@@ -64,10 +65,16 @@ pub enum Layer {
         /// Penalties of the weight in the loss.
         l1: f64,
         l2: f64,
+        /// What each step ends with.
+        max_norm: Option<f64>,
+        non_negative: bool,
     },
     Activation(AnyActivation),
     Dropout {
         rate: f64,
+    },
+    GaussianNoise {
+        stddev: f64,
     },
     LayerNorm {
         eps: f64,
@@ -138,6 +145,10 @@ pub(crate) enum Op {
     },
     Dropout {
         rate: f64,
+        layer: usize,
+    },
+    GaussianNoise {
+        stddev: f64,
         layer: usize,
     },
     LayerNorm {
@@ -258,6 +269,8 @@ pub(crate) struct Plan {
     pub(crate) state_fills: Vec<(usize, f64)>,
     /// (slot, l1, l2)
     pub(crate) penalties: Vec<(usize, f64, f64)>,
+    /// By slot.
+    pub(crate) constraints: Vec<(usize, Constraint)>,
 }
 
 /// Parameters and running statistics of a network that is not made.
@@ -300,6 +313,8 @@ impl Plan {
                 bias_init,
                 l1,
                 l2,
+                max_norm,
+                non_negative,
                 ..
             } => {
                 let weight_init = match weight_init {
@@ -327,6 +342,15 @@ impl Plan {
                 if *l1 != 0.0 || *l2 != 0.0 {
                     self.penalties.push((weight, *l1, *l2));
                 }
+                if max_norm.is_some() || *non_negative {
+                    self.constraints.push((
+                        weight,
+                        Constraint {
+                            max_norm: *max_norm,
+                            non_negative: *non_negative,
+                        },
+                    ));
+                }
                 let bias = use_bias.then(|| {
                     let fill = Fill {
                         initializer: *bias_init,
@@ -353,6 +377,10 @@ impl Plan {
             Layer::Activation(activation) => self.activation::<F>(number, *activation, width),
             Layer::Dropout { rate } => self.nodes.push(node(Op::Dropout {
                 rate: *rate,
+                layer: number,
+            })),
+            Layer::GaussianNoise { stddev } => self.nodes.push(node(Op::GaussianNoise {
+                stddev: *stddev,
                 layer: number,
             })),
             Layer::LayerNorm { eps } => {
@@ -464,6 +492,21 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
                     "activation",
                     "a parameter that the model's dtype can hold",
                     format!("{activation:?}"),
+                ))
+            }
+            Layer::Dense {
+                max_norm: Some(max_norm),
+                ..
+            } if !(*max_norm > 0.0 && max_norm.is_finite()) => Some((
+                "max_norm",
+                "a positive, finite number",
+                max_norm.to_string(),
+            )),
+            Layer::GaussianNoise { stddev } if !(*stddev >= 0.0 && F::of(*stddev).finite()) => {
+                Some((
+                    "stddev",
+                    "a number, 0 or more, that the model's dtype can hold",
+                    stddev.to_string(),
                 ))
             }
             Layer::Dropout { rate } if !(0.0..1.0).contains(rate) => {

@@ -14,6 +14,7 @@ pub enum Purpose {
     Shuffle = 3,
     Dropout = 4,
     Split = 5,
+    Noise = 6,
 }
 
 /// Distance of two neighbouring uniform numbers, 2^-53.

@@ -705,6 +705,7 @@ impl<F: Element> Trainer<F> {
                 return Err(self.diverged("the norm of the gradient"));
             }
         }
+        network.constrain();
         network.track_statistics(workspace, rows, pass);
         network.version += 1;
         self.standing.step += 1;

@@ -61,6 +61,8 @@ fn dense(units: usize, activation: Activation) -> Layer {
         bias_init: Initializer::Constant(0.0),
         l1: 0.0,
         l2: 0.0,
+        max_norm: None,
+        non_negative: false,
     }
 }
 

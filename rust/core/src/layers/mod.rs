@@ -4,6 +4,7 @@
 pub mod batch_norm;
 pub mod dropout;
 pub mod layer_norm;
+pub mod noise;
 pub mod pointwise;
 pub mod softmax;
 

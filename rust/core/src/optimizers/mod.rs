@@ -1,13 +1,15 @@
-//! Optimisers over the flat parameter vector. A step is: clip, decay, update. Every coefficient is formed
+//! Optimisers over the flat parameter vector. A step is: clip, decay, update, constrain. Every coefficient is formed
 //! in f64 and rounded once.
 
 mod adam;
 mod clip;
+mod constraint;
 mod each;
 mod sgd;
 
 pub use adam::Adam;
 pub use clip::Clip;
+pub use constraint::Constraint;
 pub use sgd::Sgd;
 
 use crate::element::Element;
