@@ -293,3 +293,141 @@ def test_a_loop_of_ones_own_keeps_the_constraints():
         optimizer.step(stepped, gradients)
     for a, b in zip(trained.parameters().values(), stepped.parameters().values(), strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+# ---------------------------------------------------------------- averages
+
+
+class Recorder(rv.Callback):
+    """Parameters after each step and at the end of each epoch."""
+
+    def __init__(self, m):
+        self.model, self.steps, self.epochs = m, [], []
+
+    def on_train_batch_end(self, step, logs):
+        self.steps.append(self.model.parameters())
+
+    def on_epoch_end(self, epoch, logs):
+        self.epochs.append(self.model.parameters())
+
+
+def bits(m):
+    return [value.tobytes() for value in m.parameters().values()]
+
+
+def averaged(dtype="float32", ema_decay=0.9, **options):
+    layers = [rv.Dense(70, activation="tanh"), rv.BatchNorm(), rv.Dense(2)]
+    m = rv.Sequential(layers, input_size=5, dtype=dtype)
+    return rv.Trainer(m, loss="mse", ema_decay=ema_decay, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_model_ends_with_the_mean_of_the_steps_that_decays(dtype):
+    trainer = averaged(dtype)
+    recorder = Recorder(trainer.model)
+    trainer.fit(X, Y, epochs=5, batch_size=10, callbacks=[recorder])
+    shares = 0.9 ** np.arange(15)[::-1]
+    for name, value in trainer.model.parameters().items():
+        steps = np.array([step[name] for step in recorder.steps], np.float64)
+        if "running" in name:
+            expected = steps[-1]
+        else:
+            expected = np.tensordot(shares / shares.sum(), steps, axes=1)
+        np.testing.assert_allclose(
+            value, expected, rtol=TOLERANCE[dtype], atol=1e-7 if dtype == "float32" else 1e-15
+        )
+
+
+def test_epochs_are_validated_on_the_average():
+    trainer = averaged()
+    recorder = Recorder(trainer.model)
+    trainer.fit(X, Y, epochs=6, batch_size=10, validation_data=(X[:9], Y[:9]), callbacks=[recorder])
+    twin = trainer.model.copy()
+    for parameters, loss in zip(recorder.epochs, trainer.history["val_loss"], strict=True):
+        twin.set_parameters(parameters)
+        assert rv.Trainer(twin, loss="mse").evaluate(X[:9], Y[:9])["loss"] == loss
+    assert bits(trainer.model) == [
+        v.tobytes() for v in recorder.epochs[trainer.best_epoch].values()
+    ]
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_fits_of_n_and_m_epochs_are_one_of_n_plus_m_with_an_average(validated, tmp_path):
+    options = {"batch_size": 10} | ({"validation_data": (X[:9], Y[:9])} if validated else {})
+    once, twice, stored = averaged(), averaged(), averaged()
+    once.fit(X, Y, epochs=7, **options)
+    for epochs in (3, 4):
+        twice.fit(X, Y, epochs=epochs, **options)
+        stored.fit(X, Y, epochs=epochs, **options)
+        stored.save(tmp_path / "run.safetensors")
+        stored = rv.Trainer.resume(tmp_path / "run.safetensors")
+    assert bits(once.model) == bits(twice.model) == bits(stored.model)
+    assert once.history["loss"] == twice.history["loss"] == stored.history["loss"]
+    assert stored.ema_decay == 0.9
+
+
+def test_the_average_changes_nothing_of_the_training():
+    plain, trainer = averaged(ema_decay=None), averaged()
+    for t in (plain, trainer):
+        for _ in range(2):
+            t.fit(X, Y, epochs=3, batch_size=10)
+    assert plain.history["loss"] == trainer.history["loss"]
+    assert bits(plain.model) != bits(trainer.model)
+    instant = averaged(ema_decay=0.0)
+    instant.fit(X, Y, epochs=6, batch_size=10)
+    for a, b in zip(
+        plain.model.parameters().values(), instant.model.parameters().values(), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_model_that_was_changed_begins_a_new_average():
+    trainer, fresh = averaged(optimizer="sgd"), averaged(optimizer="sgd")
+    trainer.fit(X, Y, epochs=3, batch_size=10)
+    start = fresh.model.parameters()
+    trainer.model.set_parameters(start)
+    for t in (trainer, fresh):
+        t.fit(X, Y, batch_size=30, shuffle=False)
+    assert bits(trainer.model) == bits(fresh.model)
+
+
+def test_the_average_agrees_with_the_reference():
+    m = rv.Sequential([rv.Dense(4, activation="tanh"), rv.Dense(2)], input_size=5, dtype="float64")
+    twin = reference_of(m)
+    trainer = rv.Trainer(m, loss="mse", ema_decay=0.8)
+    theirs = reference.Trainer(twin, loss="mse", optimizer="adam", ema_decay=0.8)
+    for _ in range(2):
+        trainer.fit(X, Y, epochs=2, batch_size=10)
+        theirs.fit(X.tolist(), Y.tolist(), epochs=2, batch_size=10)
+        for name, value in m.parameters().items():
+            assert error(value, twin.parameters()[name]) <= TOLERANCE["float64"]
+
+
+def test_an_interrupted_or_diverged_fit_leaves_the_average():
+    class Interrupt(rv.Callback):
+        def on_train_batch_end(self, step, logs):
+            if step == 4:
+                raise KeyboardInterrupt
+
+    trainer = averaged()
+    recorder = Recorder(trainer.model)
+    trainer.fit(
+        X, Y, epochs=5, batch_size=10, callbacks=[recorder, Interrupt()], raise_on_interrupt=False
+    )
+    shares = 0.9 ** np.arange(4)[::-1]
+    steps = np.array([step["2.weight"] for step in recorder.steps])
+    expected = np.tensordot(shares / shares.sum(), steps, axes=1)
+    np.testing.assert_allclose(trainer.model.parameters()["2.weight"], expected, atol=1e-6)
+
+    m = rv.Sequential([rv.Dense(2)], input_size=5)
+    trainer = rv.Trainer(m, loss="mse", optimizer=rv.SGD(learning_rate=1e3), ema_decay=0.5)
+    recorder = Recorder(m)
+    with pytest.raises(rv.DivergedError):
+        trainer.fit(X, Y, epochs=1000, callbacks=[recorder])
+    assert bits(m) == [value.tobytes() for value in recorder.epochs[-1].values()]
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.0, 1, 2, np.nan, "0.9", True])
+def test_a_wrong_decay_is_refused(bad):
+    with pytest.raises(rv.RanvierError, match="ema_decay: expected"):
+        averaged(ema_decay=bad)

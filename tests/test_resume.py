@@ -78,14 +78,18 @@ STOP = {"patience": 100}
             "class_weight": {1: 2.0, 3: 0.5},
         },
         {"shuffle": False},
+        {"ema_decay": 0.9},
+        {"ema_decay": 0.9, "validation_split": 0.2},
     ],
-    ids=["validation", "split", "plain"],
+    ids=["validation", "split", "plain", "average", "average-split"],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_run_resumed_at_any_step_is_the_run_itself(options, dtype):
     """200 of 200 steps of the first case, each tenth of the others."""
     saver = SaveEach()
-    whole = trainer(dtype=dtype)
+    own = {name: options[name] for name in options if name == "ema_decay"}
+    options = {name: value for name, value in options.items() if name not in own}
+    whole = trainer(dtype=dtype, **own)
     hooks = [*options.get("callbacks", []), saver]
     whole.fit(X, LABELS, **PLAN, **(options | {"callbacks": hooks}))
     expected = state(whole)

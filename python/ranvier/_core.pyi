@@ -95,7 +95,12 @@ class Network:
 @final
 class Trainer:
     def __new__(
-        cls, network: Network, optimizer: dict[str, Any], precision: str | None, seed: int
+        cls,
+        network: Network,
+        optimizer: dict[str, Any],
+        precision: str | None,
+        ema_decay: float | None,
+        seed: int,
     ) -> Trainer: ...
     def fit(self, plan: dict[str, Any]) -> str: ...
     def standing(self) -> dict[str, Any]: ...

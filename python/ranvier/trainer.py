@@ -83,6 +83,13 @@ class Trainer:
             "native"); elsewhere emulated, to the same bits, slower than float32. There is no loss
             scaling, for bfloat16 has float32's range. Unlike under torch's autocast, layers
             between the products see float32.
+        ema_decay: β in [0, 1): the exponential moving average of the parameters, θ̄ ← θ̄ +
+            (1−β)/(1−β^t)·(θ − θ̄) after step t (Kingma and Ba 2015, section 7.2), is what is
+            validated at the end of each epoch, kept as the best, and left in the model; None, the
+            default, takes no average. Training itself goes on from θ, also in a further fit, unless
+            the model's parameters were changed meanwhile: then the average begins anew. Running
+            statistics of BatchNorm are not averaged. Keras's use_ema is without the bias correction
+            and starts from the initial parameters; torch has `swa_utils.AveragedModel`.
         seed: of shuffling and dropout, 0 to 2^64 − 1; None draws one, which `seed` then tells.
 
     Attributes:
@@ -109,6 +116,7 @@ class Trainer:
         optimizer: OptimizerLike = "adam",
         metrics: list[MetricLike] | None = None,
         precision: str | None = None,
+        ema_decay: float | None = None,
         seed: int | None = 0,
     ) -> None:
         self._model = checked_model(model)
@@ -116,6 +124,9 @@ class Trainer:
         self._metrics = get_metrics(metrics, self._loss)
         self._optimizer = get_optimizer(optimizer).copy()
         self._precision = _checked_precision(precision, self._model)
+        if ema_decay is not None:
+            ema_decay = real(ema_decay, "ema_decay", least=0.0, most=1.0, open_most=True)
+        self._ema_decay = ema_decay
         self._seed = checked_seed(seed)
         self._core: _core.Trainer | None = None
         self._progress = (0, 0)
@@ -151,6 +162,11 @@ class Trainer:
     def precision(self) -> str | None:
         """What products are narrowed to while training; None for the model's dtype."""
         return self._precision
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Decay of the parameters' moving average; None where there is none."""
+        return self._ema_decay
 
     @property
     def seed(self) -> int:
@@ -199,9 +215,12 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Definition and progress."""
-        precision = "" if self._precision is None else f"precision={self._precision!r} "
+        options = {"precision": self._precision, "ema_decay": self._ema_decay}
+        given = "".join(
+            f"{name}={value!r} " for name, value in options.items() if value is not None
+        )
         return (
-            f"<Trainer loss={self._loss!r} optimizer={self._optimizer!r} {precision}"
+            f"<Trainer loss={self._loss!r} optimizer={self._optimizer!r} {given}"
             f"seed={self._seed} epoch={self.epoch} step={self.step}>"
         )
 
@@ -210,7 +229,8 @@ class Trainer:
         if self._core is None:
             made = partial(Trainer, self._model, loss=self._loss, optimizer=self._optimizer)
             made = partial(made, metrics=list(self._metrics))
-            return partial(made, precision=self._precision, seed=self._seed), ()
+            made = partial(made, precision=self._precision, ema_decay=self._ema_decay)
+            return partial(made, seed=self._seed), ()
         own = {"loss": self._loss, "optimizer": self._optimizer, "metrics": list(self._metrics)}
         for name, part in list(own.items()):
             if not any(isinstance(entry, Opaque) for entry in _flat(decode(encode(part)))):
@@ -243,6 +263,7 @@ class Trainer:
             "optimizer": encode(self._optimizer),
             "metrics": encode(self._metrics),
             "precision": self._precision,
+            "ema_decay": self._ema_decay,
             "seed": self._seed,
             "stopped_by": self.stopped_by,
             "plan": self._plan,
@@ -256,7 +277,8 @@ class Trainer:
     def _ensured(self, network: _core.Network) -> _core.Trainer:
         if self._core is None:
             spec = self._optimizer._spec()
-            self._core = _core.Trainer(network, spec, self._precision, self._seed)
+            own = (self._precision, self._ema_decay, self._seed)
+            self._core = _core.Trainer(network, spec, *own)
         return self._core
 
     @classmethod
@@ -768,7 +790,8 @@ def _restored(
             )
         parts[name] = stored if given is None else given
     parts["metrics"] = list(parts["metrics"])
-    trainer = Trainer(model, precision=run["precision"], seed=run["seed"], **parts)
+    options = {name: run[name] for name in ("precision", "ema_decay", "seed")}
+    trainer = Trainer(model, **options, **parts)
     network = model._require()
     tables = network.tables()
     names = torch_names(model.layers, [name for table in tables for name, _ in table])

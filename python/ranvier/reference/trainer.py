@@ -1,7 +1,7 @@
 """Trainer: epochs, batches and steps."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from . import losses, optimizers, schedules
@@ -11,7 +11,19 @@ from .passes import Mode
 from .random import check_seed, permutation
 from .schedules import ReduceOnPlateau
 from .steps import AnyOptimizer, DivergedError, Optimizer
-from .vectors import Matrix, Rows, Vector, all_finite, as_matrix, flatten, row_weights, total
+from .vectors import (
+    Matrix,
+    Rows,
+    Tensor,
+    Vector,
+    all_finite,
+    as_matrix,
+    flatten,
+    power,
+    reshape,
+    row_weights,
+    total,
+)
 
 OnStep: TypeAlias = Callable[[int, float, Sequential], None]
 
@@ -24,6 +36,10 @@ class Trainer:
         loss: a name, an object of `losses`, or any object with `value_and_gradient`.
         optimizer: a name or an object of `optimizers`; its moments stay with it.
         seed: what the order of the rows and the dropout masks are drawn from.
+        ema_decay: beta, 0 <= beta < 1, of an average of the parameters, which fit leaves in the
+            model: after step t, average += (1 - beta) / (1 - beta^t) (theta - average). Training
+            goes on from theta, in a further fit too if the model is then as it was left. None: no
+            average. Kingma and Ba (2015), section 7.2.
     """
 
     def __init__(
@@ -33,6 +49,7 @@ class Trainer:
         loss: str | AnyLoss,
         optimizer: str | AnyOptimizer,
         seed: int = 0,
+        ema_decay: float | None = None,
     ) -> None:
         self.model = model
         self.loss = losses.get(loss)
@@ -40,6 +57,13 @@ class Trainer:
         self.seed = check_seed(seed)
         self.epoch = 0
         self.step = 0
+        if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {ema_decay}")
+        self.ema_decay = ema_decay
+        self._averaged = 0
+        self._average: dict[str, Tensor] = {}
+        # What training goes on from while the model holds the average.
+        self._trained: dict[str, Tensor] = {}
 
     def fit(
         self,
@@ -72,10 +96,36 @@ class Trainer:
         x = as_matrix(X, self.model.input_size, "X")
         weights = row_weights(sample_weight, len(x))
         self._check(x, y)
-        return [
+        self._take_up()
+        losses_of_epochs = [
             self._epoch(x, y, weights, batch_size=batch_size, shuffle=shuffle, on_step=on_step)
             for _ in range(epochs)
         ]
+        present = self.model.parameters()
+        self._trained = {name: present[name] for name in self._average}
+        self.model.set_parameters(self._average)
+        return losses_of_epochs
+
+    def _take_up(self) -> None:
+        """Goes on from the trained parameters, or begins a new average if the model was changed."""
+        present = self.model.parameters()
+        if all(present[name] == value for name, value in self._average.items()):
+            self.model.set_parameters(self._trained)
+        else:
+            self._average, self._averaged = {}, 0
+
+    def _take_average(self, trained: Iterable[str]) -> None:
+        """Takes the parameters after a step into the average."""
+        if self.ema_decay is None:
+            return
+        self._averaged += 1
+        share = (1.0 - self.ema_decay) / (1.0 - power(self.ema_decay, self._averaged))
+        present = self.model.parameters()
+        for name in trained:
+            theta = flatten(present[name])
+            before = flatten(self._average.get(name, present[name]))
+            after = [a + share * (p - a) for a, p in zip(before, theta, strict=True)]
+            self._average[name] = reshape(after, present[name])
 
     def _check(self, x: Matrix, y: Target) -> None:
         """Refuses what cannot be trained on, before anything has changed."""
@@ -102,7 +152,7 @@ class Trainer:
         shuffle: bool,
         on_step: OnStep | None,
     ) -> float:
-        before = self.model.parameters()
+        before = self.model.parameters() | self._average
         everyone = list(range(len(x)))
         order = permutation(len(x), seed=self.seed, epoch=self.epoch) if shuffle else everyone
         batch_losses: Vector = []
@@ -122,6 +172,7 @@ class Trainer:
                 plateau.observe(epoch_loss)
         except DivergedError:
             self.model.set_parameters(before)
+            self._average, self._trained, self._averaged = {}, {}, 0
             raise
         self.epoch += 1
         return epoch_loss
@@ -142,6 +193,7 @@ class Trainer:
             self.optimizer.epoch = self.epoch
         self.optimizer.step(self.model, result.gradients)
         self.model.set_parameters(result.running)
+        self._take_average(result.gradients)
         self.step += 1
         return result.value
 

@@ -112,6 +112,7 @@ pub struct StandingSpec {
     epoch: u64,
     step: u64,
     updates: u64,
+    averaged: u64,
     /// (batches, sum of losses, sum of weights, rate)
     position: Option<(u64, f64, f64, f64)>,
     until: u64,
@@ -132,6 +133,7 @@ impl StandingSpec {
             epoch: standing.epoch,
             step: standing.step,
             updates: trainer.updates(),
+            averaged: trainer.averaged(),
             position: standing
                 .position
                 .map(|at| (at.batches, at.loss_sum, at.whole, at.learning_rate)),
@@ -155,7 +157,9 @@ impl StandingSpec {
     fn parse(self) -> Result<Standing> {
         let (scale, waited, rest) = self.plateau;
         // Far beyond any training, and far from an overflow.
-        let most = [self.epoch, self.step, self.updates].into_iter().max();
+        let most = [self.epoch, self.step, self.updates, self.averaged]
+            .into_iter()
+            .max();
         if most.is_some_and(|most| most > 1 << 60) {
             let got = format!("{most:?}");
             return Err(Error::argument("standing", "counts below 2^60", got));
@@ -233,6 +237,7 @@ impl Trainer {
         network: &Network,
         optimizer: OptimizerSpec,
         precision: Option<&str>,
+        ema_decay: Option<f64>,
         seed: u64,
     ) -> PyResult<Self> {
         guarded(|| {
@@ -244,12 +249,14 @@ impl Trainer {
                         &shared.read(),
                         optimizer,
                         precision,
+                        ema_decay,
                         seed,
                     )?),
                     AnyNetwork::F64(shared) => AnyTrainer::F64(CoreTrainer::new(
                         &shared.read(),
                         optimizer,
                         precision,
+                        ema_decay,
                         seed,
                     )?),
                 })
@@ -369,16 +376,16 @@ impl Trainer {
         standing: StandingSpec,
     ) -> PyResult<()> {
         guarded(|| {
-            let updates = standing.updates;
+            let (updates, averaged) = (standing.updates, standing.averaged);
             let standing = standing.parse()?;
             Ok(py.detach(|| {
                 let mut trainer = self.core.lock().unwrap_or_else(PoisonError::into_inner);
                 file.with(|file| match (&*self.network, &mut *trainer) {
                     (AnyNetwork::F32(shared), AnyTrainer::F32(trainer)) => {
-                        trainer.restore(&shared.read(), file, &names, standing, updates)
+                        trainer.restore(&shared.read(), file, &names, standing, updates, averaged)
                     }
                     (AnyNetwork::F64(shared), AnyTrainer::F64(trainer)) => {
-                        trainer.restore(&shared.read(), file, &names, standing, updates)
+                        trainer.restore(&shared.read(), file, &names, standing, updates, averaged)
                     }
                     _ => Err(Error::Interrupted),
                 })

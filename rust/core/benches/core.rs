@@ -302,7 +302,7 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
     let (inputs, outputs) = (units[0], units[units.len() - 1]);
     let rows = STEPS * batch;
     let network = Network::<f32>::new(&layers(units), inputs, 1).unwrap();
-    let mut trainer = Trainer::new(&network, adam(), Precision::Full, 1).unwrap();
+    let mut trainer = Trainer::new(&network, adam(), Precision::Full, None, 1).unwrap();
     let shared = Shared::new(network);
     let x = numbers::<f32>(rows * inputs);
     let (y, loss) = target(rows, outputs);

@@ -15,6 +15,7 @@
 //!   training step allocates nothing.
 
 pub mod activation;
+mod average;
 mod backward;
 pub mod checkpoint;
 pub mod data;

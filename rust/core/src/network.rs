@@ -154,7 +154,8 @@ impl<F: Element> Network<F> {
         Ok(network)
     }
 
-    /// Fills vectors of this network's layout from a file: the opposite of [`Self::tensors`].
+    /// Fills vectors of this network's layout, of which the state may be empty, from a file: the opposite of
+    /// [`Self::tensors`].
     pub fn read_tensors(
         &self,
         file: &mut File,
@@ -167,8 +168,10 @@ impl<F: Element> Network<F> {
         for (slot, name) in self.slots.iter().zip(own) {
             file.read(&format!("{prefix}{name}"), slot, parameters)?;
         }
-        for (slot, name) in self.state_slots.iter().zip(others) {
-            file.read(&format!("{prefix}{name}"), slot, state)?;
+        if !state.is_empty() {
+            for (slot, name) in self.state_slots.iter().zip(others) {
+                file.read(&format!("{prefix}{name}"), slot, state)?;
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
 
+use crate::average::Average;
 use crate::checkpoint::{File, Tensor};
 use crate::data::{self, BatchTargets, Data, Objective, Split};
 use crate::element::Element;
@@ -157,10 +158,15 @@ impl<F: Element> Kept<F> {
 }
 
 /// What the tensors of a run are called in a file, besides those of its network.
-pub const PREFIXES: [&str; 5] = [MOMENTS[0], MOMENTS[1], MOMENTS[2], BEST, LAST];
+pub const PREFIXES: [&str; 7] = [
+    MOMENTS[0], MOMENTS[1], MOMENTS[2], BEST, LAST, AVERAGE, TRAINED,
+];
 const MOMENTS: [&str; 3] = ["optimizer.m.", "optimizer.v.", "optimizer.v_max."];
 const BEST: &str = "best.";
 const LAST: &str = "last.";
+/// The average of the parameters or, where the network holds that, those that training goes on from.
+const AVERAGE: &str = "average.";
+const TRAINED: &str = "trained.";
 
 /// How far an epoch is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -223,6 +229,7 @@ pub struct Trainer<F: Element> {
     seed: u64,
     pub standing: Standing,
     kept: Option<Kept<F>>,
+    average: Option<Average<F>>,
     workspace: Option<Workspace<F>>,
     gradient: Buffer<F>,
 }
@@ -238,6 +245,7 @@ impl<F: Element> Trainer<F> {
         network: &Network<F>,
         optimizer: Optimizer,
         precision: Precision,
+        ema_decay: Option<f64>,
         seed: u64,
     ) -> Result<Self> {
         if precision == Precision::Bf16 && F::Narrow::VALUES == 1 {
@@ -255,6 +263,9 @@ impl<F: Element> Trainer<F> {
             seed,
             standing: Standing::START,
             kept: None,
+            average: ema_decay
+                .map(|decay| Average::new(network, decay))
+                .transpose()?,
             workspace: None,
             gradient: Buffer::zeroed(len)?,
         })
@@ -341,6 +352,10 @@ impl<F: Element> Trainer<F> {
         for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
             tensors.extend(network.tensors(names, prefix, moments, none));
         }
+        if let Some((parameters, shown)) = self.average.as_ref().and_then(|a| a.aside(network)) {
+            let prefix = if shown { TRAINED } else { AVERAGE };
+            tensors.extend(network.tensors(names, prefix, parameters, none));
+        }
         if let Some((prefix, kept)) = self.aside(network) {
             tensors.extend(network.tensors(names, prefix, &kept.parameters, &kept.state));
         }
@@ -365,12 +380,23 @@ impl<F: Element> Trainer<F> {
         names: &[String],
         standing: Standing,
         updates: u64,
+        averaged: u64,
     ) -> Result<()> {
         let OptimizerState { m, v, v_max, .. } = &mut self.state;
         for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
             if !moments.is_empty() {
-                for (slot, name) in network.slots.iter().zip(names) {
-                    file.read(&format!("{prefix}{name}"), slot, moments)?;
+                network.read_tensors(file, names, prefix, moments, &mut [])?;
+            }
+        }
+        let has = |file: &File, prefix| {
+            let first = names.first();
+            first.is_some_and(|name| file.has(&format!("{prefix}{name}")))
+        };
+        if let Some(average) = &mut self.average {
+            for (prefix, shown) in [(AVERAGE, false), (TRAINED, true)] {
+                if has(file, prefix) {
+                    let parameters = average.restore(network, averaged, shown);
+                    network.read_tensors(file, names, prefix, parameters, &mut [])?;
                 }
             }
         }
@@ -378,10 +404,7 @@ impl<F: Element> Trainer<F> {
             version: network.version,
         };
         for (prefix, role) in [(BEST, Role::Best), (LAST, role)] {
-            if names
-                .first()
-                .is_some_and(|name| file.has(&format!("{prefix}{name}")))
-            {
+            if has(file, prefix) {
                 let mut kept = Kept::of(network)?;
                 kept.role = role;
                 network.read_tensors(file, names, prefix, &mut kept.parameters, &mut kept.state)?;
@@ -398,15 +421,22 @@ impl<F: Element> Trainer<F> {
         self.state.step
     }
 
+    /// Steps in the average of the parameters.
+    pub fn averaged(&self) -> u64 {
+        self.average.as_ref().map_or(0, Average::steps)
+    }
+
     /// What the last fit put aside comes back, if nobody has touched the network since, and figures of another goal
     /// are forgotten.
     fn take_up(&mut self, shared: &Shared<F>, plan: &FitPlan<'_>) {
         let Some(kept) = &mut self.kept else { return };
         let mut network = shared.write();
+        let network = &mut *network;
+        let followed = self.average.as_ref().is_some_and(|a| a.belongs(network));
         if let Role::Last { version } = kept.role
             && version == network.version
         {
-            kept.swap(&mut network);
+            kept.swap(network);
             kept.role = Role::Best;
         }
         let goal = plan.watch.map(|watch| (watch.goal, watch.restore));
@@ -416,7 +446,12 @@ impl<F: Element> Trainer<F> {
             self.standing.progress = Progress::NONE;
         }
         if !restore || self.standing.progress.best.is_none() {
-            kept.keep(&network, Role::Good);
+            kept.keep(network, Role::Good);
+        }
+        match &mut self.average {
+            Some(average) if followed => average.show(network, false),
+            Some(average) => average.begin(network),
+            None => {}
         }
         if plan.epochs.is_some() && patience_ended(plan, &self.standing.progress) {
             self.standing.progress.waited = 0;
@@ -429,15 +464,29 @@ impl<F: Element> Trainer<F> {
             return ended;
         };
         let mut network = shared.write();
+        let network = &mut *network;
         match ended {
             Err(Error::Diverged { .. }) => {
-                kept.restore(&mut network);
+                if let Some(average) = &mut self.average {
+                    average.forget();
+                }
+                kept.restore(network);
                 self.state.reset();
                 // The epoch was another one's.
                 self.standing.position = None;
             }
-            _ if kept.role == Role::Best => kept.swap(&mut network),
-            _ => {}
+            _ => {
+                let best = kept.role == Role::Best;
+                if let Some(average) = &mut self.average {
+                    average.show(network, !best);
+                }
+                if best {
+                    kept.swap(network);
+                }
+                if let Some(average) = &mut self.average {
+                    average.follow(network);
+                }
+            }
         }
         // The end of the last finite epoch is what the network holds itself.
         if kept.role == Role::Best {
@@ -459,6 +508,7 @@ impl<F: Element> Trainer<F> {
     ) -> Result<Ending> {
         let mut clock = Clock::new();
         loop {
+            self.show_average(shared, false);
             if patience_ended(plan, &self.standing.progress) {
                 return Ok(Ending::Patience);
             }
@@ -489,6 +539,7 @@ impl<F: Element> Trainer<F> {
             let Some(position) = self.standing.position else {
                 return Ok(Ending::Monitor);
             };
+            self.show_average(shared, true);
             let validation = match &plan.validation {
                 Some(data) => Some(evaluate(
                     shared,
@@ -518,6 +569,13 @@ impl<F: Element> Trainer<F> {
             if clock.due() {
                 monitor.tick()?;
             }
+        }
+    }
+
+    /// Makes the network hold the average of its parameters, where there is one, or those that are trained.
+    fn show_average(&mut self, shared: &Shared<F>, shown: bool) {
+        if let Some(average) = &mut self.average {
+            average.show(&mut shared.write(), shown);
         }
     }
 
@@ -708,6 +766,9 @@ impl<F: Element> Trainer<F> {
         network.constrain();
         network.track_statistics(workspace, rows, pass);
         network.version += 1;
+        if let Some(average) = &mut self.average {
+            average.observe(network);
+        }
         self.standing.step += 1;
         Ok(())
     }

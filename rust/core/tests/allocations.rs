@@ -92,7 +92,7 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
         clip: Clip::Norm(1.0),
         learning_rate: Schedule::constant(1e-3),
     };
-    let mut trainer = Trainer::new(&shared.read(), optimizer, precision, 1).unwrap();
+    let mut trainer = Trainer::new(&shared.read(), optimizer, precision, Some(0.9), 1).unwrap();
     let x: Vec<f32> = (0..130 * 20).map(|i| (i % 17) as f32 - 8.0).collect();
     let y: Vec<f32> = (0..130).map(|i| (i % 3) as f32).collect();
     let loss = Loss::CrossEntropy {
