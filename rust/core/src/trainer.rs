@@ -465,31 +465,28 @@ impl<F: Element> Trainer<F> {
         };
         let mut network = shared.write();
         let network = &mut *network;
-        match ended {
-            Err(Error::Diverged { .. }) => {
-                if let Some(average) = &mut self.average {
-                    average.forget();
-                }
-                kept.restore(network);
-                self.state.reset();
-                // The epoch was another one's.
-                self.standing.position = None;
+        let best = kept.role == Role::Best;
+        if matches!(ended, Err(Error::Diverged { .. })) {
+            if let Some(average) = &mut self.average {
+                average.forget();
             }
-            _ => {
-                let best = kept.role == Role::Best;
-                if let Some(average) = &mut self.average {
-                    average.show(network, !best);
-                }
-                if best {
-                    kept.swap(network);
-                }
-                if let Some(average) = &mut self.average {
-                    average.follow(network);
-                }
+            kept.restore(network);
+            self.state.reset();
+            // The epoch was another one's.
+            self.standing.position = None;
+        } else {
+            if let Some(average) = &mut self.average {
+                average.show(network, !best);
+            }
+            if best {
+                kept.swap(network);
+            }
+            if let Some(average) = &mut self.average {
+                average.follow(network);
             }
         }
         // The end of the last finite epoch is what the network holds itself.
-        if kept.role == Role::Best {
+        if best {
             kept.role = Role::Last {
                 version: network.version,
             };
