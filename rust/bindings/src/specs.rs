@@ -6,7 +6,7 @@ use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::metric::Metric;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
-use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::plan::{AnyActivation, Dense, Layer};
 use ranvier_core::schedule::{self, Per, Plateau, Schedule};
 
 /// (name, parameter)
@@ -55,7 +55,7 @@ impl LayerSpec {
     pub fn parse(&self) -> Result<Layer> {
         let activation = || AnyActivation::parse(&self.activation.0, self.activation.1);
         Ok(match self.kind.as_str() {
-            "dense" => Layer::Dense {
+            "dense" => Layer::Dense(Dense {
                 units: self.units,
                 activation: activation()?,
                 use_bias: self.use_bias,
@@ -65,7 +65,7 @@ impl LayerSpec {
                 l2: self.l2,
                 max_norm: self.max_norm,
                 non_negative: self.non_negative,
-            },
+            }),
             "activation" => Layer::Activation(activation()?),
             "dropout" => Layer::Dropout { rate: self.rate },
             "gaussian_noise" => Layer::GaussianNoise {

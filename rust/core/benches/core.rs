@@ -24,13 +24,12 @@ use ranvier_core::data::{Data, Objective, Role, Targets};
 use ranvier_core::element::Element;
 use ranvier_core::error::Result;
 use ranvier_core::evaluation::{Monitor, Shared};
-use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::matmul::{BiasActivation, Left, Right, Store, product};
 use ranvier_core::matrix::{Buffer, PanelRef, Panels};
 use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
-use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::plan::{Dense, Layer};
 use ranvier_core::pool::{self, Session};
 use ranvier_core::schedule::Schedule;
 use ranvier_core::simd::{Bf16, Full, fma_peak, isa};
@@ -337,20 +336,13 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
 /// Dense layers, all but the last with relu.
 fn layers(units: &[usize]) -> Vec<Layer> {
     let last = units.len() - 2;
-    let dense = |(index, &units)| Layer::Dense {
-        units,
-        activation: AnyActivation::Elementwise(if index < last {
+    let dense = |(index, &units)| {
+        let activation = if index < last {
             Activation::Relu
         } else {
             Activation::Identity
-        }),
-        use_bias: true,
-        weight_init: Initializer::Auto,
-        bias_init: Initializer::Constant(0.0),
-        l1: 0.0,
-        l2: 0.0,
-        max_norm: None,
-        non_negative: false,
+        };
+        Layer::Dense(Dense::new(units, activation))
     };
     units[1..].iter().enumerate().map(dense).collect()
 }

@@ -524,20 +524,13 @@ mod tests {
     use super::*;
     use crate::activation::Activation;
     use crate::init::Initializer;
-    use crate::plan::AnyActivation;
+    use crate::plan::Dense;
 
     fn dense(units: usize) -> Layer {
-        Layer::Dense {
-            units,
-            activation: AnyActivation::Elementwise(Activation::Sigmoid),
-            use_bias: true,
-            weight_init: Initializer::Auto,
+        Layer::Dense(Dense {
             bias_init: Initializer::Constant(0.5),
-            l1: 0.0,
-            l2: 0.0,
-            max_norm: None,
-            non_negative: false,
-        }
+            ..Dense::new(units, Activation::Sigmoid)
+        })
     }
 
     /// The sigmoid of padding is not zero, and padding must not reach norms of gradients.

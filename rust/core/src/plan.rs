@@ -53,36 +53,48 @@ impl AnyActivation {
     }
 }
 
+/// A fully connected layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dense {
+    pub units: usize,
+    pub activation: AnyActivation,
+    pub use_bias: bool,
+    pub weight_init: Initializer,
+    pub bias_init: Initializer,
+    /// Penalties of the weight in the loss.
+    pub l1: f64,
+    pub l2: f64,
+    /// What each step ends with.
+    pub max_norm: Option<f64>,
+    pub non_negative: bool,
+}
+
+impl Dense {
+    /// A layer without options.
+    pub fn new(units: usize, activation: Activation) -> Self {
+        Self {
+            units,
+            activation: AnyActivation::Elementwise(activation),
+            use_bias: true,
+            weight_init: Initializer::Auto,
+            bias_init: Initializer::Constant(0.0),
+            l1: 0.0,
+            l2: 0.0,
+            max_norm: None,
+            non_negative: false,
+        }
+    }
+}
+
 /// A layer as the user describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layer {
-    Dense {
-        units: usize,
-        activation: AnyActivation,
-        use_bias: bool,
-        weight_init: Initializer,
-        bias_init: Initializer,
-        /// Penalties of the weight in the loss.
-        l1: f64,
-        l2: f64,
-        /// What each step ends with.
-        max_norm: Option<f64>,
-        non_negative: bool,
-    },
+    Dense(Dense),
     Activation(AnyActivation),
-    Dropout {
-        rate: f64,
-    },
-    GaussianNoise {
-        stddev: f64,
-    },
-    LayerNorm {
-        eps: f64,
-    },
-    BatchNorm {
-        momentum: f64,
-        eps: f64,
-    },
+    Dropout { rate: f64 },
+    GaussianNoise { stddev: f64 },
+    LayerNorm { eps: f64 },
+    BatchNorm { momentum: f64, eps: f64 },
     Softmax,
 }
 
@@ -297,7 +309,7 @@ impl Plan {
     /// Adds the nodes of `layer`; returns its width.
     fn add<F: Element>(&mut self, number: usize, layer: &Layer, width: usize, last: bool) -> usize {
         let outputs = match layer {
-            Layer::Dense { units, .. } => *units,
+            Layer::Dense(dense) => dense.units,
             _ => width,
         };
         let node = |op| Node {
@@ -306,74 +318,7 @@ impl Plan {
             outputs,
         };
         match layer {
-            Layer::Dense {
-                activation,
-                use_bias,
-                weight_init,
-                bias_init,
-                l1,
-                l2,
-                max_norm,
-                non_negative,
-                ..
-            } => {
-                let weight_init = match weight_init {
-                    Initializer::Auto if activation.relu_like() => Initializer::HeUniform,
-                    other => *other,
-                };
-                let fans = Fans {
-                    inputs: width,
-                    outputs,
-                };
-                let turned = last
-                    && NARROW * outputs <= F::LANES
-                    && matches!(activation, AnyActivation::Elementwise(_));
-                let weight = self.parameter::<F>(
-                    format!("{number}.weight"),
-                    vec![width, outputs],
-                    turned,
-                    Fill {
-                        initializer: weight_init,
-                        purpose: Purpose::Weight,
-                        layer: number,
-                        fans,
-                    },
-                );
-                if *l1 != 0.0 || *l2 != 0.0 {
-                    self.penalties.push((weight, *l1, *l2));
-                }
-                if max_norm.is_some() || *non_negative {
-                    self.constraints.push((
-                        weight,
-                        Constraint {
-                            max_norm: *max_norm,
-                            non_negative: *non_negative,
-                        },
-                    ));
-                }
-                let bias = use_bias.then(|| {
-                    let fill = Fill {
-                        initializer: *bias_init,
-                        purpose: Purpose::Bias,
-                        layer: number,
-                        fans,
-                    };
-                    self.parameter::<F>(format!("{number}.bias"), vec![outputs], false, fill)
-                });
-                let elementwise = match activation {
-                    AnyActivation::Elementwise(activation) => *activation,
-                    _ => Activation::Identity,
-                };
-                self.nodes.push(node(Op::Dense {
-                    weight,
-                    bias,
-                    activation: elementwise,
-                    turned,
-                }));
-                if !matches!(activation, AnyActivation::Elementwise(_)) {
-                    self.activation::<F>(number, *activation, outputs);
-                }
-            }
+            Layer::Dense(dense) => self.dense::<F>(number, dense, width, last),
             Layer::Activation(activation) => self.activation::<F>(number, *activation, width),
             Layer::Dropout { rate } => self.nodes.push(node(Op::Dropout {
                 rate: *rate,
@@ -406,6 +351,78 @@ impl Plan {
             Layer::Softmax => self.nodes.push(node(Op::Softmax)),
         }
         outputs
+    }
+
+    fn dense<F: Element>(&mut self, number: usize, dense: &Dense, width: usize, last: bool) {
+        let Dense {
+            units: outputs,
+            activation,
+            l1,
+            l2,
+            max_norm,
+            non_negative,
+            ..
+        } = *dense;
+        let weight_init = match dense.weight_init {
+            Initializer::Auto if activation.relu_like() => Initializer::HeUniform,
+            other => other,
+        };
+        let fans = Fans {
+            inputs: width,
+            outputs,
+        };
+        let turned = last
+            && NARROW * outputs <= F::LANES
+            && matches!(activation, AnyActivation::Elementwise(_));
+        let weight = self.parameter::<F>(
+            format!("{number}.weight"),
+            vec![width, outputs],
+            turned,
+            Fill {
+                initializer: weight_init,
+                purpose: Purpose::Weight,
+                layer: number,
+                fans,
+            },
+        );
+        if l1 != 0.0 || l2 != 0.0 {
+            self.penalties.push((weight, l1, l2));
+        }
+        if max_norm.is_some() || non_negative {
+            self.constraints.push((
+                weight,
+                Constraint {
+                    max_norm,
+                    non_negative,
+                },
+            ));
+        }
+        let bias = dense.use_bias.then(|| {
+            let fill = Fill {
+                initializer: dense.bias_init,
+                purpose: Purpose::Bias,
+                layer: number,
+                fans,
+            };
+            self.parameter::<F>(format!("{number}.bias"), vec![outputs], false, fill)
+        });
+        let elementwise = match activation {
+            AnyActivation::Elementwise(activation) => activation,
+            _ => Activation::Identity,
+        };
+        self.nodes.push(Node {
+            op: Op::Dense {
+                weight,
+                bias,
+                activation: elementwise,
+                turned,
+            },
+            inputs: width,
+            outputs,
+        });
+        if !matches!(activation, AnyActivation::Elementwise(_)) {
+            self.activation::<F>(number, activation, outputs);
+        }
     }
 
     fn activation<F: Element>(&mut self, number: usize, activation: AnyActivation, width: usize) {
@@ -478,13 +495,13 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
     }
     for layer in layers {
         let fault = match layer {
-            Layer::Dense { units, .. } if *units == 0 || *units > LIMIT => {
+            Layer::Dense(Dense { units, .. }) if *units == 0 || *units > LIMIT => {
                 Some(("units", "a positive number up to 2^31", units.to_string()))
             }
-            Layer::Dense {
+            Layer::Dense(Dense {
                 activation: AnyActivation::Elementwise(activation),
                 ..
-            }
+            })
             | Layer::Activation(AnyActivation::Elementwise(activation))
                 if activation.parameter().is_some_and(|p| !F::of(p).finite()) =>
             {
@@ -494,10 +511,10 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
                     format!("{activation:?}"),
                 ))
             }
-            Layer::Dense {
+            Layer::Dense(Dense {
                 max_norm: Some(max_norm),
                 ..
-            } if !(*max_norm > 0.0 && max_norm.is_finite()) => Some((
+            }) if !(*max_norm > 0.0 && max_norm.is_finite()) => Some((
                 "max_norm",
                 "a positive, finite number",
                 max_norm.to_string(),
@@ -524,10 +541,10 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
             Layer::BatchNorm { momentum, .. } if !(*momentum > 0.0 && *momentum <= 1.0) => {
                 Some(("momentum", "a number in (0, 1]", momentum.to_string()))
             }
-            Layer::Dense {
+            Layer::Dense(Dense {
                 bias_init: Initializer::Orthogonal { .. },
                 ..
-            } => Some((
+            }) => Some((
                 "bias_init",
                 "an initializer of vectors",
                 "orthogonal".to_owned(),

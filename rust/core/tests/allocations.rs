@@ -10,11 +10,10 @@ use ranvier_core::data::{Data, Objective, Role, Targets};
 use ranvier_core::element::Element;
 use ranvier_core::error::Result;
 use ranvier_core::evaluation::{Monitor, Shared, predict, predict_at_once};
-use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
-use ranvier_core::plan::{AnyActivation, Layer};
+use ranvier_core::plan::{Dense, Layer};
 use ranvier_core::schedule::Schedule;
 use ranvier_core::source::{Rows, Sink, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
@@ -53,17 +52,7 @@ impl<F: Element> Monitor<F> for Nobody {
 }
 
 fn dense(units: usize, activation: Activation) -> Layer {
-    Layer::Dense {
-        units,
-        activation: AnyActivation::Elementwise(activation),
-        use_bias: true,
-        weight_init: Initializer::Auto,
-        bias_init: Initializer::Constant(0.0),
-        l1: 0.0,
-        l2: 0.0,
-        max_norm: None,
-        non_negative: false,
-    }
+    Layer::Dense(Dense::new(units, activation))
 }
 
 /// Allocations of a fit of so many epochs by a trainer that is warm.
