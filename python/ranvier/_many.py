@@ -60,9 +60,9 @@ def fit_many(
         sample_weight: (rows,), of all.
         epochs: passes over each network's rows.
         progress: show on standard error, if it is a terminal, how many are done.
-        options: of `Trainer.fit`: batch_size, shuffle, validation_data, validation_split,
-            class_weight, monitor, restore_best_weights, max_steps, max_time. `callbacks` is a
-            function of the network's number that returns a list of its own ones.
+        options: of `Trainer.fit`: batch_size, accumulate, shuffle, validation_data,
+            validation_split, class_weight, monitor, restore_best_weights, max_steps, max_time.
+            `callbacks` is a function of the network's number that returns a list of its own ones.
 
     Returns:
         The trainers, in the order of `networks`.
@@ -130,6 +130,7 @@ def fit_many(
 # Options of a fit that a file would keep.
 _PLANNED = (
     "batch_size",
+    "accumulate",
     "shuffle",
     "validation_split",
     "class_weight",

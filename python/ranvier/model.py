@@ -419,10 +419,10 @@ class Sequential:
     ) -> History:
         """Trains by a `Trainer` made for this call: `Trainer(self, ...).fit(X, y, **options)`.
 
-        Options: epochs=1, batch_size=32, shuffle=True, validation_data, validation_split,
-        sample_weight, class_weight, monitor, restore_best_weights, max_steps, max_time, callbacks,
-        raise_on_interrupt=True; see `Trainer.fit`. To score, or to go on later, keep a `Trainer`
-        yourself.
+        Options: epochs=1, batch_size=32, accumulate=1, shuffle=True, validation_data,
+        validation_split, sample_weight, class_weight, monitor, restore_best_weights, max_steps,
+        max_time, callbacks, raise_on_interrupt=True; see `Trainer.fit`. To score, or to go on
+        later, keep a `Trainer` yourself.
 
         Example:
             >>> import numpy as np, ranvier as rv

@@ -59,6 +59,8 @@ __all__ = ["Trainer"]
 
 # Rows that the core evaluates together; a custom loss sees at most as many at once.
 _EVALUATION_ROWS = 256
+# Options of a fit that the core takes as a file has them.
+_OF_THE_CORE = ("split", "batch_size", "accumulate", "shuffle", "watch", "plateau")
 
 
 class Trainer:
@@ -331,6 +333,7 @@ class Trainer:
         *,
         epochs: int | None = None,
         batch_size: int | None = None,
+        accumulate: int | None = None,
         shuffle: bool | None = None,
         validation_data: tuple[Any, ...] | None = None,
         validation_split: float | None = None,
@@ -362,9 +365,14 @@ class Trainer:
             y: targets as the loss takes them.
             epochs: passes over the data, 1 or more; default 1. After `Trainer.resume` the default
                 goes on with the fit in progress, whose options come from the file: then none of
-                batch_size, shuffle, validation_split, class_weight, monitor, restore_best_weights
-                and max_steps may be given.
+                batch_size, accumulate, shuffle, validation_split, class_weight, monitor,
+                restore_best_weights and max_steps may be given.
             batch_size: rows in a step, default 32; above len(X) it is the whole.
+            accumulate: batches in a step, default 1: fit(batch_size=b, accumulate=k) ends with the
+                bits of fit(batch_size=b·k), but has the activations of b rows alone in memory. A
+                custom loss sees all b·k rows at once; for it the network is run forward twice. Not
+                with BatchNorm. (A loop that adds up gradients, as with torch, rounds otherwise than
+                the large batch.)
             shuffle: True, the default: a new order for each epoch, from the seed; False keeps the
                 rows' order.
             validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch.
@@ -418,6 +426,7 @@ class Trainer:
         """
         options = {
             "batch_size": batch_size,
+            "accumulate": accumulate,
             "shuffle": shuffle,
             "validation_split": validation_split,
             "class_weight": class_weight,
@@ -480,7 +489,7 @@ class Trainer:
         plan = {
             "data": arrays,
             "validation": validation,
-            **{key: saved[key] for key in ("split", "batch_size", "shuffle", "watch", "plateau")},
+            **{name: saved[name] for name in _OF_THE_CORE},
             "epochs": epochs,
             "max_steps": options["max_steps"],
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
@@ -497,7 +506,8 @@ class Trainer:
             self._model._build(x.shape[1])
         network = self._model._require()
         try:
-            rows = max(min(saved["batch_size"], x.shape[0]), _EVALUATION_ROWS)
+            rows = min(saved["batch_size"] * saved["accumulate"], x.shape[0])
+            rows = max(rows, _EVALUATION_ROWS)
             data = [arrays] if validation is None else [arrays, validation]
             if split is not None or (part is not None and part.held_out is not None):
                 data.append(arrays)
@@ -552,6 +562,7 @@ class Trainer:
         restore = boolean(given.get("restore_best_weights", True), "restore_best_weights")
         return {
             "batch_size": integer(given.get("batch_size", 32), "batch_size", least=1),
+            "accumulate": integer(given.get("accumulate", 1), "accumulate", least=1),
             "shuffle": boolean(given.get("shuffle", True), "shuffle"),
             "split": (share, self._seed) if share > 0.0 else None,
             "validation": validation,
@@ -817,6 +828,7 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
     match plan:
         case {
             "batch_size": int(),
+            "accumulate": int(),
             "shuffle": bool(),
             "split": None | (float(), int()),
             "validation": bool(),
@@ -830,7 +842,8 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
             pass
         case _:
             raise ValueError("a torn plan")
-    integer(plan["batch_size"], "batch_size", least=1)
+    for name in ("batch_size", "accumulate"):
+        integer(plan[name], name, least=1)
     if plan["split"] is not None:
         share, seed = plan["split"]
         real(share, "validation_split", least=0.0, most=1.0, open_least=True, open_most=True)

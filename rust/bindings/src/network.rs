@@ -442,12 +442,19 @@ pub fn loss_value_and_gradient(
             data.x.gather_rows(all, &mut output);
             let mut targets = BatchTargets::<F>::new(data, rows)?;
             targets.gather(data, all);
-            let target: Target<'_, F> = targets.target(rows);
-            let weights = targets.weights(rows);
+            let target: Target<'_, F> = targets.target(0..rows);
+            let weights = targets.weights(0..rows);
             if weight_sum(weights, rows) <= 0.0 {
                 return Err(Error::argument("sample_weight", "a positive sum", 0));
             }
-            Ok(loss.value_and_gradient(&output, target, weights, rows, d_output.slice()))
+            Ok(loss.value_and_gradient(
+                &output,
+                target,
+                weights,
+                weight_sum(weights, rows),
+                rows,
+                d_output.slice(),
+            ))
         })?)
     }
     guarded(|| {

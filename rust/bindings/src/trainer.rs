@@ -61,6 +61,7 @@ pub struct PlanSpec {
     /// None goes on with what the file had in progress.
     epochs: Option<u64>,
     batch_size: usize,
+    accumulate: usize,
     shuffle: bool,
     max_steps: Option<u64>,
     max_time: Option<f64>,
@@ -313,6 +314,7 @@ impl Trainer {
                 metrics: &metrics,
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,
+                accumulate: plan.accumulate,
                 shuffle: plan.shuffle,
                 max_steps: plan.max_steps,
                 max_time: plan

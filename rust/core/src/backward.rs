@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::element::Element;
 use crate::layers::{DInput, batch_norm, clear_padding, layer_norm, pointwise, softmax};
 use crate::loss::weight_sum;
-use crate::matmul::{Gate, Left, Right, Store, product};
+use crate::matmul::{Continue, Gate, Left, Right, Store, product};
 use crate::matrix::{Order, Panels, for_each_tile};
 use crate::network::{Network, Pass, Workspace};
 use crate::optimizers::{OptimizerState, Penalty, Update};
@@ -18,12 +18,14 @@ const RECEIVING: usize = 4;
 
 impl<F: Element> Network<F> {
     /// From `workspace.d_output` (row-major, of the last forward pass) to the gradient of every parameter in
-    /// `gradient` and, where the workspace was planned for it, of the input.
+    /// `gradient` and, where the workspace was planned for it, of the input. Of a batch in several parts, `gradient`
+    /// must hold what the part before has left, in the same workspace.
     pub fn backward(
         &self,
         workspace: &mut Workspace<F>,
         rows: usize,
         pass: Pass<'_>,
+        part: Part,
         gradient: &mut [F],
     ) {
         Backward {
@@ -34,6 +36,7 @@ impl<F: Element> Network<F> {
             gradient,
             rows,
             pass,
+            part,
         }
         .run(workspace);
     }
@@ -57,10 +60,27 @@ impl<F: Element> Network<F> {
             gradient,
             rows,
             pass,
+            part: Part::WHOLE,
         }
         .run(workspace);
         state.step += 1;
     }
+}
+
+/// Which rows of a batch a backward pass is for.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Rows that came before.
+    pub before: usize,
+    /// Whether none comes after.
+    pub last: bool,
+}
+
+impl Part {
+    pub const WHOLE: Self = Self {
+        before: 0,
+        last: true,
+    };
 }
 
 /// The parameters during a backward pass.
@@ -79,13 +99,14 @@ struct Backward<'a, F> {
     gradient: &'a mut [F],
     rows: usize,
     pass: Pass<'a>,
+    part: Part,
 }
 
 /// What the forward pass left for one node.
 struct Stored<'a, F> {
     input: &'a [F],
     output: &'a [F],
-    statistics: &'a [F],
+    statistics: &'a mut [F],
 }
 
 impl<F: Element> Backward<'_, F> {
@@ -110,7 +131,7 @@ impl<F: Element> Backward<'_, F> {
             let stored = Stored {
                 input: &workspace.values[l],
                 output: &workspace.values[l + 1],
-                statistics: &workspace.statistics[l],
+                statistics: &mut workspace.statistics[l],
             };
             self.node(
                 node,
@@ -161,10 +182,15 @@ impl<F: Element> Backward<'_, F> {
                 };
                 self.weight_gradient(weight, left, right, narrow);
                 if let Some(bias) = bias {
+                    let before = self.part.before;
                     if turned {
-                        pointwise::row_sums(d_output, self.gradient(bias));
+                        if before == 0 {
+                            stored.statistics.fill(F::ZERO);
+                        }
+                        let sums = self.sums(bias, 1);
+                        pointwise::row_sums(d_output, before, stored.statistics, sums);
                     } else {
-                        pointwise::column_sums(d_output, self.gradient(bias));
+                        pointwise::column_sums(d_output, self.sums(bias, 1));
                     }
                     self.update(bias, 1);
                 }
@@ -176,11 +202,12 @@ impl<F: Element> Backward<'_, F> {
             }
             Op::PRelu { slope } => {
                 let value = self.parameter(slope)[0];
-                let d_slope = &mut self.gradient(slope)[0];
+                let d_slope = &mut self.sums(slope, 1)[0];
                 pointwise::prelu_backward(value, inputs, stored.input, d_output, d_slope, d_input);
                 self.update(slope, 1);
             }
             Op::LayerNorm { weight, .. } => {
+                self.sums(weight, 2);
                 let (value, d_weight, d_bias) = self.affine(weight);
                 layer_norm::backward(
                     inputs,
@@ -230,8 +257,18 @@ impl<F: Element> Backward<'_, F> {
         &parameters[self.slots[index].range::<F>()]
     }
 
-    fn gradient(&mut self, index: usize) -> &mut [F] {
-        &mut self.gradient[self.slots[index].range::<F>()]
+    /// The gradients of `count` parameters from `index` on, to which the rows of this part are added.
+    fn sums(&mut self, index: usize, count: usize) -> &mut [F] {
+        let span = self.span(index, count);
+        let sums = &mut self.gradient[span];
+        if self.part.before == 0 {
+            sums.fill(F::ZERO);
+        }
+        sums
+    }
+
+    fn span(&self, index: usize, count: usize) -> Range<usize> {
+        self.slots[index].offset..self.slots[index + count - 1].range::<F>().end
     }
 
     /// A scale with the gradients of itself and of the shift that follows it.
@@ -263,8 +300,12 @@ impl<F: Element> Backward<'_, F> {
         match &mut self.parameters {
             Parameters::Fixed(parameters) => {
                 let gradient = &mut self.gradient[range.clone()];
-                product(left, right, [&mut *gradient], Store, narrow);
-                if let Some(penalty) = penalty {
+                if self.part.before == 0 {
+                    product(left, right, [&mut *gradient], Store, narrow);
+                } else {
+                    product(left, right, [&mut *gradient], Continue, narrow);
+                }
+                if let (Some(penalty), true) = (penalty, self.part.last) {
                     penalty.add_to(gradient, &parameters[range]);
                 }
             }
@@ -277,9 +318,8 @@ impl<F: Element> Backward<'_, F> {
 
     /// Updates `count` parameters from `index` on, whose gradients are known.
     fn update(&mut self, index: usize, count: usize) {
+        let range = self.span(index, count);
         if let Parameters::Updated(update, arrays) = &mut self.parameters {
-            let last = self.slots[index + count - 1].range::<F>();
-            let range = self.slots[index].offset..last.end;
             update.run(&mut self.gradient[range.clone()], stretch(arrays, range));
         }
     }

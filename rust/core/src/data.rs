@@ -1,11 +1,12 @@
 //! Data as a fit or an evaluation sees it: foreign arrays that are checked once and then gathered batch by
 //! batch into buffers of our own.
 
+use std::ops::Range;
+
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::Clock;
-use crate::lanes;
-use crate::loss::{Loss, Target};
+use crate::loss::{Loss, Target, weight_sum};
 use crate::matrix::Buffer;
 use crate::rng::{self, Purpose, Stream};
 use crate::source::{Rows, Source};
@@ -327,22 +328,22 @@ impl<F: Element> BatchTargets<F> {
         }
     }
 
-    pub fn target(&self, rows: usize) -> Target<'_, F> {
+    /// Targets of some rows of the batch.
+    pub fn target(&self, rows: Range<usize>) -> Target<'_, F> {
         if self.labels.is_empty() {
-            Target::Values(&self.values[..rows * self.width])
+            Target::Values(&self.values[rows.start * self.width..rows.end * self.width])
         } else {
-            Target::Labels(&self.labels[..rows])
+            Target::Labels(&self.labels[rows])
         }
     }
 
-    pub fn weights(&self, rows: usize) -> Option<&[f64]> {
-        (!self.weights.is_empty()).then(|| &self.weights[..rows])
+    pub fn weights(&self, rows: Range<usize>) -> Option<&[f64]> {
+        (!self.weights.is_empty()).then(|| &self.weights[rows])
     }
 
-    /// Sum of the batch's weights.
+    /// Sum of the first rows' weights.
     pub fn whole(&self, rows: usize) -> f64 {
-        self.weights(rows)
-            .map_or(rows as f64, |w| lanes::sum(w.iter().copied()))
+        weight_sum(self.weights(0..rows), rows)
     }
 }
 

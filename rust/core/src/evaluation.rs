@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use crate::backward::Part;
 use crate::data::{BatchTargets, Data, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -347,14 +348,14 @@ pub fn evaluate<F: Element>(
         let output = &workspace.output[..count * outputs];
         let weight = targets.whole(count);
         if weight > 0.0 {
-            let (target, weights) = (targets.target(count), targets.weights(count));
+            let (target, weights) = (targets.target(0..count), targets.weights(0..count));
             let d_output = &mut d_output[..count * outputs];
             let value = match objective {
                 Objective::Core(loss) => {
                     if let Some(tally) = &mut tally {
                         tally.add(output, target, weights);
                     }
-                    loss.value_and_gradient(output, target, weights, count, d_output)
+                    loss.value_and_gradient(output, target, weights, weight, count, d_output)
                 }
                 Objective::External => monitor.loss(data.role, output, rows, d_output)?,
             };
@@ -406,15 +407,16 @@ pub fn value_and_gradient<F: Element>(
     data.x.gather(all, workspace.input());
     targets.gather(data, all);
     let pass = Pass {
-        weights: targets.weights(rows),
+        weights: targets.weights(0..rows),
         ..mode
     };
     network.forward(&mut workspace, rows, pass);
     let value = match objective {
         Objective::Core(loss) => loss.value_and_gradient(
             &workspace.output,
-            targets.target(rows),
-            targets.weights(rows),
+            targets.target(0..rows),
+            targets.weights(0..rows),
+            targets.whole(rows),
             rows,
             &mut workspace.d_output,
         ),
@@ -422,7 +424,7 @@ pub fn value_and_gradient<F: Element>(
             monitor.loss(Role::Main, &workspace.output, all, &mut workspace.d_output)?
         }
     };
-    network.backward(&mut workspace, rows, pass, &mut parameters);
+    network.backward(&mut workspace, rows, pass, Part::WHOLE, &mut parameters);
     Panels::new(rows, inputs).unpack(workspace.d_input(), &mut input);
     Ok(Gradient {
         value: value + network.penalty(),

@@ -16,7 +16,7 @@
 
 pub mod activation;
 mod average;
-mod backward;
+pub mod backward;
 pub mod checkpoint;
 pub mod data;
 pub mod element;

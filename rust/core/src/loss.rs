@@ -170,13 +170,15 @@ impl Loss {
         }
     }
 
-    /// The loss of `rows` rows of `output`; its gradient goes to `d_output` (same shape). `weights` has one
-    /// number for each row. The sum of weights must be positive.
+    /// The loss of `rows` rows of `output`; its gradient goes to `d_output` (same
+    /// shape). `weights` has one number for each row, `whole` is their sum: positive, and more where the rows are part
+    /// of a batch, whose losses then add up.
     pub fn value_and_gradient<F: Element>(
         &self,
         output: &[F],
         target: Target<'_, F>,
         weights: Option<&[f64]>,
+        whole: f64,
         rows: usize,
         d_output: &mut [F],
     ) -> f64 {
@@ -184,7 +186,6 @@ impl Loss {
             return 0.0;
         }
         let outputs = output.len() / rows;
-        let whole = weight_sum(weights, rows);
         if let (Target::Values(y), None, 1, true) =
             (target, weights, outputs, self.is_elementwise())
         {

@@ -53,6 +53,9 @@ pub trait Epilogue<F: Element, const N: usize>: Copy + Sync {
     /// Whether the sums are made in a place of their own, because the first array holds something else.
     const APART: bool;
 
+    /// Whether the first array holds the sums over an earlier part of the depth, which are gone on with.
+    const CONTINUES: bool = false;
+
     /// What is added to each sum.
     fn bias(&self, _panel: usize, _row: usize) -> Bias<&[F]> {
         Bias::None
@@ -69,6 +72,18 @@ pub struct Store;
 
 impl<F: Element> Epilogue<F, 1> for Store {
     const APART: bool = false;
+
+    #[inline(always)]
+    fn finish(self, _: &mut [F], _: [&mut [F]; 1]) {}
+}
+
+/// Go on with the sums that are in place.
+#[derive(Clone, Copy)]
+pub struct Continue;
+
+impl<F: Element> Epilogue<F, 1> for Continue {
+    const APART: bool = false;
+    const CONTINUES: bool = true;
 
     #[inline(always)]
     fn finish(self, _: &mut [F], _: [&mut [F]; 1]) {}
@@ -364,7 +379,8 @@ vector_kernel! {
                         &mut apart[place * rows * F::PANEL..][span]
                     };
                     let bias = epilogue.bias(panel, first_row + row);
-                    let rows = Rows { row: first_row + row, count: end - row, k0, k1 };
+                    let (row, count, resume) = (first_row + row, end - row, k0 > 0 || E::CONTINUES);
+                    let rows = Rows { row, count, k0, k1, resume };
                     multiply::<F, V>(left, rows, block, width, bias, sums);
                     if k1 == depth {
                         epilogue.finish(sums, parts);

@@ -279,6 +279,12 @@ impl<F: Element> Network<F> {
         terms.sum()
     }
 
+    /// Whether a row's output depends on the other rows of its batch.
+    pub fn has_batch_norm(&self) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.any(|node| matches!(node.op, Op::BatchNorm { .. }))
+    }
+
     /// What a step ends with: moves weights that break their constraint to where they keep it.
     pub fn constrain(&mut self) {
         for (slot, constraint) in &self.constraints {
@@ -523,6 +529,7 @@ impl<F: Element> Workspace<F> {
 mod tests {
     use super::*;
     use crate::activation::Activation;
+    use crate::backward::Part;
     use crate::init::Initializer;
     use crate::plan::Dense;
 
@@ -552,7 +559,13 @@ mod tests {
             network.forward(&mut workspace, rows, Pass::EVALUATION);
             workspace.d_output.fill(1.0);
             let mut gradient = Buffer::zeroed(network.parameters.len()).unwrap();
-            network.backward(&mut workspace, rows, Pass::EVALUATION, &mut gradient);
+            network.backward(
+                &mut workspace,
+                rows,
+                Pass::EVALUATION,
+                Part::WHOLE,
+                &mut gradient,
+            );
             let mut data = vec![0.0; gradient.len()];
             for (index, slot) in network.slots.iter().enumerate() {
                 network.pack_into(index, &vec![1.0; slot.count()], &mut data);

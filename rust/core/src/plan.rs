@@ -5,6 +5,7 @@ use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::init::{Fans, Initializer};
+use crate::lanes;
 use crate::matmul::narrow_len;
 use crate::matrix::Panels;
 use crate::optimizers::Constraint;
@@ -224,9 +225,14 @@ impl Node {
         lens.into_iter().max().unwrap_or(0)
     }
 
-    /// Elements of per-batch statistics that forward leaves for backward.
+    /// Elements of what a batch leaves: forward for backward, or one part of a batch for the next one.
     pub(crate) fn statistics<F: Element>(&self, rows: usize) -> usize {
         match self.op {
+            Op::Dense {
+                turned: true,
+                bias: Some(_),
+                ..
+            } => lanes::COUNT * self.outputs,
             Op::LayerNorm { .. } => 2 * rows,
             Op::BatchNorm { .. } => 3 * Panels::new(1, self.outputs).len::<F>(),
             _ => 0,

@@ -1,9 +1,11 @@
 //! The epoch loop: shuffle, gather, step, evaluate, stop.
 
+use std::ops::Range;
 use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
 
 use crate::average::Average;
+use crate::backward::Part;
 use crate::checkpoint::{File, Tensor};
 use crate::data::{self, BatchTargets, Data, Objective, Split};
 use crate::element::Element;
@@ -33,6 +35,8 @@ pub struct FitPlan<'a> {
     /// None goes on with what [`Trainer::restore`] found in progress.
     pub epochs: Option<u64>,
     pub batch_size: usize,
+    /// Batches in a step.
+    pub accumulate: usize,
     pub shuffle: bool,
     /// Steps of this call, at most.
     pub max_steps: Option<u64>,
@@ -53,6 +57,7 @@ impl<'a> FitPlan<'a> {
             metrics: &[],
             epochs: Some(1),
             batch_size,
+            accumulate: 1,
             shuffle: true,
             max_steps: None,
             max_time: None,
@@ -236,8 +241,137 @@ pub struct Trainer<F: Element> {
 
 /// Buffers of one fit.
 struct Batch<F: Element> {
+    /// Of a step.
+    rows: usize,
     order: Buffer<u32>,
     targets: BatchTargets<F>,
+    /// All output of a step that is done in parts, and its gradient.
+    output: Buffer<F>,
+    d_output: Buffer<F>,
+}
+
+/// One step, up to the loss.
+struct Step<'a, 's, F: Element> {
+    data: &'a Data<'a>,
+    objective: Objective<'a>,
+    rows: &'a [u32],
+    pass: Pass<'a>,
+    targets: &'a BatchTargets<F>,
+    /// Of all rows.
+    weight: f64,
+    shared: &'s Shared<F>,
+    /// Let go while a loss of the caller's runs.
+    guard: Option<RwLockWriteGuard<'s, Network<F>>>,
+    monitor: &'a mut dyn Monitor<F>,
+}
+
+impl<'a, F: Element> Step<'a, '_, F> {
+    /// Forward pass of all rows at once; the loss, whose gradient lies in the workspace then.
+    fn forward(&mut self, workspace: &mut Workspace<F>) -> Result<f64> {
+        let rows = 0..self.rows.len();
+        let network = self.run(workspace, rows.clone());
+        let len = rows.len() * network.outputs;
+        match self.objective {
+            Objective::Core(loss) => Ok(loss.value_and_gradient(
+                &workspace.output[..len],
+                self.targets.target(rows.clone()),
+                self.targets.weights(rows.clone()),
+                self.weight,
+                rows.len(),
+                &mut workspace.d_output[..len],
+            )),
+            Objective::External => {
+                let d_output = &mut workspace.d_output[..len];
+                self.external(&workspace.output[..len], d_output)
+            }
+        }
+    }
+
+    /// Forward and backward pass in parts that the workspace holds; the loss. Every sum over rows goes on where the part
+    /// before has left it, so that the gradient has the bits that it has in one.
+    fn accumulate(
+        &mut self,
+        workspace: &mut Workspace<F>,
+        [output, d_output]: [&mut [F]; 2],
+        gradient: &mut [F],
+    ) -> Result<f64> {
+        let (whole, size) = (self.rows.len(), workspace.rows);
+        let parts = (0..whole)
+            .step_by(size)
+            .map(|first| first..whole.min(first + size));
+        let mut value = 0.0;
+        if let Objective::External = self.objective {
+            // It sees all rows, so these are run through the network twice.
+            for rows in parts.clone() {
+                let width = self.run(workspace, rows.clone()).outputs;
+                let span = rows.start * width..rows.end * width;
+                output[span.clone()].copy_from_slice(&workspace.output[..span.len()]);
+            }
+            let len = whole * workspace.output.len() / size;
+            value = self.external(&output[..len], &mut d_output[..len])?;
+        }
+        for rows in parts {
+            let width = self.run(workspace, rows.clone()).outputs;
+            let span = rows.start * width..rows.end * width;
+            let (from, to) = (
+                &workspace.output[..span.len()],
+                &mut workspace.d_output[..span.len()],
+            );
+            match self.objective {
+                Objective::Core(loss) => {
+                    output[span].copy_from_slice(from);
+                    let target = self.targets.target(rows.clone());
+                    let weights = self.targets.weights(rows.clone());
+                    loss.value_and_gradient(from, target, weights, self.weight, rows.len(), to);
+                }
+                Objective::External => to.copy_from_slice(&d_output[span]),
+            }
+            let part = Part {
+                before: rows.start,
+                last: rows.end == whole,
+            };
+            let pass = self.pass_of(rows.clone());
+            self.network()
+                .backward(workspace, rows.len(), pass, part, gradient);
+        }
+        if let Objective::Core(loss) = self.objective {
+            let target = self.targets.target(0..whole);
+            let weights = self.targets.weights(0..whole);
+            let len = whole * workspace.output.len() / size;
+            let (output, d_output) = (&output[..len], &mut d_output[..len]);
+            value = loss.value_and_gradient(output, target, weights, self.weight, whole, d_output);
+        }
+        Ok(value)
+    }
+
+    /// Runs some of the rows forward.
+    fn run(&mut self, workspace: &mut Workspace<F>, rows: Range<usize>) -> &Network<F> {
+        let picked = Rows::Picked(&self.rows[rows.clone()]);
+        self.data.x.gather(picked, workspace.input());
+        let pass = self.pass_of(rows.clone());
+        let network = self.network();
+        network.forward(workspace, rows.len(), pass);
+        network
+    }
+
+    fn pass_of(&self, rows: Range<usize>) -> Pass<'a> {
+        Pass {
+            position: self.pass.position + rows.start as u64,
+            weights: self.targets.weights(rows),
+            ..self.pass
+        }
+    }
+
+    fn network(&mut self) -> &Network<F> {
+        self.guard.get_or_insert_with(|| self.shared.write())
+    }
+
+    /// The loss of the caller's, which sees all rows; no lock is held meanwhile.
+    fn external(&mut self, output: &[F], d_output: &mut [F]) -> Result<f64> {
+        self.guard = None;
+        let rows = Rows::Picked(self.rows);
+        self.monitor.loss(data::Role::Main, output, rows, d_output)
+    }
 }
 
 impl<F: Element> Trainer<F> {
@@ -283,8 +417,13 @@ impl<F: Element> Trainer<F> {
         monitor: &mut dyn Monitor<F>,
     ) -> Result<Ending> {
         let begun = Instant::now();
-        if plan.batch_size == 0 {
-            return Err(Error::argument("batch_size", "a positive integer", 0));
+        for (name, number) in [
+            ("batch_size", plan.batch_size),
+            ("accumulate", plan.accumulate),
+        ] {
+            if number == 0 {
+                return Err(Error::argument(name, "a positive integer", 0));
+            }
         }
         let (inputs, outputs) = {
             let network = shared.read();
@@ -311,12 +450,22 @@ impl<F: Element> Trainer<F> {
         }
         let rows = plan.data.count();
         let batch_size = plan.batch_size.min(rows);
+        let step_rows = batch_size.saturating_mul(plan.accumulate).min(rows);
+        let apart = if step_rows > batch_size {
+            self.check_accumulation(&shared.read(), &plan)?;
+            step_rows * outputs
+        } else {
+            0
+        };
         let mut batch = Batch {
+            rows: step_rows,
+            output: Buffer::zeroed(apart)?,
+            d_output: Buffer::zeroed(apart)?,
             order: match plan.data.rows {
                 Some(rows) => Buffer::copied(rows)?,
                 None => identity_order(rows)?,
             },
-            targets: BatchTargets::new(&plan.data, batch_size)?,
+            targets: BatchTargets::new(&plan.data, step_rows)?,
         };
         if self.kept.is_none() {
             self.kept = Some(Kept::of(&shared.read())?);
@@ -341,6 +490,25 @@ impl<F: Element> Trainer<F> {
         let _session = pool::Session::new(shared.read().step_work(batch_size));
         let ended = self.run(shared, &plan, &mut batch, deadline, monitor);
         self.hand_over(shared, ended)
+    }
+
+    /// Refuses what has no meaning, or other bits, in parts of a batch.
+    fn check_accumulation(&self, network: &Network<F>, plan: &FitPlan<'_>) -> Result<()> {
+        if network.has_batch_norm() {
+            return Err(Error::argument(
+                "accumulate",
+                "1 for a model with BatchNorm, whose statistics are those of a whole batch",
+                plan.accumulate,
+            ));
+        }
+        if self.precision == Precision::Bf16 && !plan.batch_size.is_multiple_of(2) {
+            return Err(Error::argument(
+                "batch_size",
+                "an even number for accumulate in bf16, which multiplies rows in pairs",
+                plan.batch_size,
+            ));
+        }
+        Ok(())
     }
 
     /// The tensors of a run for a file, where the network's have `names`: the network, the moments and, beside it, the
@@ -648,16 +816,14 @@ impl<F: Element> Trainer<F> {
         workspace: &mut Workspace<F>,
     ) -> Result<Option<Ending>> {
         let mut guard = Some(shared.write());
-        let (size, epoch) = (workspace.rows, self.standing.epoch - 1);
+        let (size, epoch) = (batch.rows, self.standing.epoch - 1);
         let mut position = self.standing.position.unwrap_or(Position::START);
         for (number, rows) in batch.order.chunks(size).enumerate() {
             if (number as u64) < position.batches {
                 continue;
             }
-            let picked = Rows::Picked(rows);
             let count = rows.len();
-            plan.data.x.gather(picked, workspace.input());
-            batch.targets.gather(&plan.data, picked);
+            batch.targets.gather(&plan.data, Rows::Picked(rows));
             let weight = batch.targets.whole(count);
             if weight <= 0.0 {
                 position.batches += 1;
@@ -679,39 +845,43 @@ impl<F: Element> Trainer<F> {
                     guard = None;
                     monitor.rate(t)
                 })?;
-            let pass = Pass {
-                training: true,
-                seed: self.seed,
-                epoch,
-                position: (number * size) as u64,
-                weights: batch.targets.weights(count),
+            let mut step = Step {
+                data: &plan.data,
+                objective: plan.objective,
+                rows,
+                pass: Pass {
+                    training: true,
+                    seed: self.seed,
+                    epoch,
+                    position: (number * size) as u64,
+                    weights: batch.targets.weights(0..count),
+                },
+                targets: &batch.targets,
+                weight,
+                shared,
+                guard,
+                monitor: &mut *monitor,
             };
-            let network = guard.get_or_insert_with(|| shared.write());
-            network.forward(workspace, count, pass);
-            let loss = match plan.objective {
-                Objective::Core(loss) => {
-                    let len = count * network.outputs;
-                    loss.value_and_gradient(
-                        &workspace.output[..len],
-                        batch.targets.target(count),
-                        pass.weights,
-                        count,
-                        &mut workspace.d_output[..len],
-                    )
-                }
-                Objective::External => {
-                    let len = count * network.outputs;
-                    guard = None;
-                    let d_output = &mut workspace.d_output[..len];
-                    monitor.loss(data::Role::Main, &workspace.output[..len], picked, d_output)?
-                }
+            let apart = count > workspace.rows;
+            let loss = if apart {
+                let outputs = [&mut batch.output[..], &mut batch.d_output[..]];
+                step.accumulate(workspace, outputs, &mut self.gradient)?
+            } else {
+                step.forward(workspace)?
             };
+            let pass = step.pass;
+            guard = step.guard;
             let network = guard.get_or_insert_with(|| shared.write());
             let loss = loss + network.penalty();
             if !loss.is_finite() {
                 return Err(self.diverged("the loss"));
             }
-            self.update(network, workspace, count, pass, rate)?;
+            if apart {
+                self.follow(network, rate)?;
+            } else {
+                self.update(network, workspace, count, pass, rate)?;
+            }
+            self.end_step(network);
             position.batches += 1;
             position.loss_sum += loss * weight;
             position.whole += weight;
@@ -739,7 +909,7 @@ impl<F: Element> Trainer<F> {
         Ok(None)
     }
 
-    /// Backward pass and optimiser step.
+    /// Backward pass and optimiser.
     fn update(
         &mut self,
         network: &mut Network<F>,
@@ -752,22 +922,28 @@ impl<F: Element> Trainer<F> {
         if let Some(update) = self.optimizer.elementwise(state, rate) {
             network.backward_and_update(workspace, rows, pass, gradient, update, state);
         } else {
-            network.backward(workspace, rows, pass, gradient);
-            let step = self
-                .optimizer
-                .step(state, &mut network.parameters, gradient, rate);
-            if step.is_err() {
-                return Err(self.diverged("the norm of the gradient"));
-            }
+            network.backward(workspace, rows, pass, Part::WHOLE, gradient);
+            self.follow(network, rate)?;
         }
-        network.constrain();
         network.track_statistics(workspace, rows, pass);
+        Ok(())
+    }
+
+    /// The optimiser on a gradient that is stored.
+    fn follow(&mut self, network: &mut Network<F>, rate: f64) -> Result<()> {
+        let parameters = &mut network.parameters;
+        self.optimizer
+            .step(&mut self.state, parameters, &mut self.gradient, rate)
+            .map_err(|_| self.diverged("the norm of the gradient"))
+    }
+
+    fn end_step(&mut self, network: &mut Network<F>) {
+        network.constrain();
         network.version += 1;
         if let Some(average) = &mut self.average {
             average.observe(network);
         }
         self.standing.step += 1;
-        Ok(())
     }
 
     fn diverged(&self, what: &str) -> Error {

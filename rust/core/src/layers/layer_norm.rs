@@ -52,7 +52,7 @@ kernel! {
 
 kernel! {
     /// With x̂ the normalised input, e = d · weight and n features:
-    /// d_input = (e − Σe/n − x̂·Σ(e·x̂)/n) / √(var + eps); d_weight = Σ d·x̂ and d_bias = Σ d over rows.
+    /// d_input = (e − Σe/n − x̂·Σ(e·x̂)/n) / √(var + eps); to d_weight and d_bias are added Σ d·x̂ and Σ d over rows.
     pub fn backward[F: Element](
         shape: Panels,
         weight: &[F],
@@ -64,8 +64,6 @@ kernel! {
         d_input: Option<DInput<'_, F>>,
     )[F] {
         let count = F::of(shape.cols as f64);
-        d_weight.fill(F::ZERO);
-        d_bias.fill(F::ZERO);
         for row in 0..shape.rows {
             let (mean, scale) = (statistics[2 * row], statistics[2 * row + 1]);
             for p in 0..shape.count::<F>() {

@@ -24,7 +24,7 @@ kernel! {
 }
 
 kernel! {
-    /// d_slope = Σ d_output · z over z <= 0: lanes along a row, rows in order.
+    /// d_slope += Σ d_output · z over z <= 0: lanes along a row, rows in order.
     pub fn prelu_backward[F: Element](
         slope: F,
         shape: Panels,
@@ -33,7 +33,7 @@ kernel! {
         d_slope: &mut F,
         d_input: Option<DInput<'_, F>>,
     )[F] {
-        let mut sum = F::ZERO;
+        let mut sum = *d_slope;
         for row in 0..shape.rows {
             let mut lanes = [F::ZERO; lanes::COUNT];
             for p in 0..shape.count::<F>() {
@@ -55,7 +55,7 @@ kernel! {
     }
 }
 
-/// d_bias: for each column the sum over rows, in order.
+/// d_bias: adds to each column's sum the rows, in order.
 pub fn column_sums<F: Element>(values: PanelRef<'_, F>, sums: &mut [F]) {
     let work = 4 * values.data.len();
     for_each_chunk([sums], F::PANEL, work, |start, [sums]| {
@@ -72,12 +72,13 @@ kernel! {
     }
 }
 
-/// Sums of the columns of a panel, `L` columns at a time.
+/// Adds the rows of a panel to the sums of its columns, `L` columns at a time.
 #[inline(always)]
 fn sum_columns<F: Element, const L: usize>(panel: &[F], sums: &mut [F]) {
     let width = sums.len();
     for (first, sums) in (0..width).step_by(L).zip(sums.chunks_exact_mut(L)) {
         let mut total = [F::ZERO; L];
+        total.copy_from_slice(sums);
         for row in panel.chunks_exact(width) {
             let row = &row[first..first + L];
             for j in 0..L {
@@ -89,15 +90,19 @@ fn sum_columns<F: Element, const L: usize>(panel: &[F], sums: &mut [F]) {
 }
 
 kernel! {
-    /// d_bias where the batch is the columns: for each row the sum over its lanes.
-    pub fn row_sums[F: Element](values: PanelRef<'_, F>, sums: &mut [F])[F] {
-        for (row, sum) in sums.iter_mut().enumerate().take(values.shape.rows) {
-            let mut lanes = [F::ZERO; lanes::COUNT];
+    /// d_bias where the batch is the columns: for each row the sum over its lanes. `partial` holds the lanes of all
+    /// rows, into which `before` columns have gone.
+    pub fn row_sums[F: Element](values: PanelRef<'_, F>, before: usize, partial: &mut [F], sums: &mut [F])[F] {
+        let (partial, _) = partial.as_chunks_mut::<{ lanes::COUNT }>();
+        for ((row, sum), lanes) in sums.iter_mut().enumerate().zip(partial).take(values.shape.rows) {
+            let turn = before % lanes::COUNT;
+            lanes.rotate_left(turn);
             for p in 0..values.shape.count::<F>() {
                 let used = values.shape.used::<F>(p);
-                lanes::add(&mut lanes, values.row(p, row)[..used].iter().copied());
+                lanes::add(lanes, values.row(p, row)[..used].iter().copied());
             }
-            *sum = lanes::total(lanes);
+            lanes.rotate_right(turn);
+            *sum = lanes::total(*lanes);
         }
     }
 }

@@ -56,11 +56,13 @@ pub(crate) struct Rows {
     pub(crate) count: usize,
     pub(crate) k0: usize,
     pub(crate) k1: usize,
+    /// Whether the output holds the sums over smaller k.
+    pub(crate) resume: bool,
 }
 
 /// `out = left · right` for the rows and depths in `rows`, over all columns of a panel of `width`. `right` holds
 /// rows k0..k1 of the panel, `out` the tile's rows; k0 is a multiple of a panel's width. Rows of a tile lie in one
-/// panel of a transposed operand. Unless k0 is 0, `out` holds the sums over smaller k. A bias of this panel's columns
+/// panel of a transposed operand. A bias of this panel's columns
 /// or of the tile's rows is added when k1 is the whole depth.
 #[inline(always)]
 pub(crate) fn multiply<F: Element, V: Vector<F>>(
@@ -71,7 +73,13 @@ pub(crate) fn multiply<F: Element, V: Vector<F>>(
     bias: Bias<&[F]>,
     out: &mut [F],
 ) {
-    let Rows { row, count, k0, k1 } = rows;
+    let Rows {
+        row,
+        count,
+        k0,
+        k1,
+        resume,
+    } = rows;
     let (height, depth) = left.shape();
     assert!(row + count <= height && k0 < k1 && k1 <= depth && k0.is_multiple_of(F::PANEL));
     assert!(right.len() >= (k1 - k0) * width && out.len() >= count * width);
@@ -87,7 +95,7 @@ pub(crate) fn multiply<F: Element, V: Vector<F>>(
         right_stride: width,
         out: out.as_mut_ptr(),
         out_stride: width,
-        resume: k0 > 0,
+        resume,
         bias: match bias {
             Bias::Columns(bias) if k1 == depth => {
                 assert!(bias.len() >= width);
