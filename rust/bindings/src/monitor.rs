@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use ranvier_core::data::Role;
+use ranvier_core::data::{Block, Role};
 use ranvier_core::element::Element;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{EpochReport, Monitor};
@@ -14,6 +14,7 @@ use ranvier_core::trainer::{Standing, Trainer};
 use scoped_tls::scoped_thread_local;
 
 use crate::arrays::{Number, Writable};
+use crate::network::{Arrays, OwnBlock};
 
 scoped_thread_local!(static TRAINER_F32: Trainer<f32>);
 scoped_thread_local!(static TRAINER_F64: Trainer<f64>);
@@ -74,6 +75,8 @@ pub struct Hooks {
     pub on_tick: Option<Py<PyAny>>,
     /// Reports on their way to the list, where nothing is called.
     pub reports: Vec<Report>,
+    /// What gives the blocks of the training and of the validation.
+    pub blocks: [Option<Py<PyAny>>; 2],
     pub on_rate: Option<Py<PyAny>>,
     pub on_measure: Option<Py<PyAny>>,
     pub raised: Option<PyErr>,
@@ -152,11 +155,29 @@ impl<F: Number> Monitor<F> for Hooks {
             rows_of(rows, &mut indices.slice()[..rows.len()]);
             let value = external
                 .call
-                .call1(py, (role == Role::Validation, rows.len()))?
+                .call1(py, (role.validates(), rows.len()))?
                 .extract(py)?;
             let mut filled: Writable<F> = external.d_output.extract(py)?;
             d_output.copy_from_slice(&filled.slice()[..d_output.len()]);
             Ok(value)
+        })
+    }
+
+    fn block(
+        &mut self,
+        validation: bool,
+        epoch: u64,
+        place: usize,
+    ) -> Result<Option<Box<dyn Block>>> {
+        self.attached(|hooks, py| {
+            let Some(next) = &hooks.blocks[usize::from(validation)] else {
+                return Ok(None);
+            };
+            let found: Option<(u64, Arrays)> = next.call1(py, (epoch, place))?.extract(py)?;
+            Ok(found.map(|(number, arrays)| {
+                let role = Role::Block { number, validation };
+                Box::new(OwnBlock { arrays, role }) as Box<dyn Block>
+            }))
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ranvier_core::data::{BatchTargets, Data, Objective, Role, Split, Targets};
+use ranvier_core::data::{BatchTargets, Block, Data, Feed, Objective, Role, Split, Targets};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
@@ -77,6 +77,41 @@ impl Arrays {
             role,
             rows: None,
         }
+    }
+}
+
+/// Arrays, or a function (epoch, place) that gives block after block: its number and its arrays, or None.
+#[derive(FromPyObject)]
+pub enum AnyFeed {
+    Arrays(Arrays),
+    Blocks(Py<PyAny>),
+}
+
+impl AnyFeed {
+    pub fn feed(&self, role: Role) -> Feed<'_> {
+        match self {
+            Self::Arrays(arrays) => Feed::Arrays(arrays.data(role)),
+            Self::Blocks(_) => Feed::Blocks,
+        }
+    }
+
+    pub fn blocks(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match self {
+            Self::Arrays(_) => None,
+            Self::Blocks(next) => Some(next.clone_ref(py)),
+        }
+    }
+}
+
+/// The arrays of a block.
+pub struct OwnBlock {
+    pub arrays: Arrays,
+    pub role: Role,
+}
+
+impl Block for OwnBlock {
+    fn data(&self) -> Data<'_> {
+        self.arrays.data(self.role)
     }
 }
 
@@ -275,11 +310,11 @@ impl Network {
         })
     }
 
-    /// (loss, metrics) over the data.
+    /// (loss, metrics) over arrays or blocks.
     fn evaluate(
         &self,
         py: Python<'_>,
-        arrays: Arrays,
+        feed: AnyFeed,
         loss: AnyLoss,
         metrics: Vec<(String, f64)>,
     ) -> PyResult<(f64, Vec<f64>)> {
@@ -287,12 +322,15 @@ impl Network {
             let mut hooks = Hooks::default();
             let loss = loss.install(&mut hooks)?;
             let metrics = specs::parse_metrics(&metrics)?;
-            let data = arrays.data(Role::Main);
+            hooks.blocks[1] = feed.blocks(py);
+            let feed = feed.feed(Role::Main);
             let result = py.detach(|| {
                 with_network!(self.any, shared, F => {
                     let objective = objective(loss.as_ref());
-                    check::<F>(shared, &data, objective, &mut hooks)?;
-                    evaluation::evaluate(shared, &data, objective, &metrics, &mut hooks)
+                    if let Some(data) = feed.arrays() {
+                        check::<F>(shared, data, objective, &mut hooks)?;
+                    }
+                    evaluation::evaluate(shared, feed, objective, &metrics, 0, &mut hooks)
                 })
             });
             let report = result.map_err(|error| hooks.failure(error))?;
@@ -383,13 +421,8 @@ fn check<F: Number>(
     objective: Objective<'_>,
     hooks: &mut Hooks,
 ) -> Result<()> {
-    let (inputs, outputs) = {
-        let network = shared.read();
-        (network.inputs, network.outputs)
-    };
-    data.check_shapes(objective, inputs, outputs)?;
     let mut tick = || evaluation::Monitor::<F>::tick(hooks);
-    data.check_values::<F>(objective, outputs, false, &mut tick)
+    data.check::<F>(objective, shared.inputs, shared.outputs, &mut tick)
 }
 
 /// Python arrays to write to.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use ranvier_core::data::{Data, Role, Split};
+use ranvier_core::data::{Data, Feed, Role, Split};
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::Shared;
 use ranvier_core::matrix::Buffer;
@@ -22,7 +22,7 @@ use crate::arrays::{Number, Readable};
 use crate::errors::{Failure, guarded, raise};
 use crate::file::{Destination, File, as_bytes};
 use crate::monitor::{Hooks, Lent};
-use crate::network::{AnyLoss, AnyNetwork, Arrays, Network, copied, objective};
+use crate::network::{AnyFeed, AnyLoss, AnyNetwork, Network, copied, objective};
 use crate::specs::{OptimizerSpec, parse_metrics};
 
 enum AnyTrainer {
@@ -46,8 +46,8 @@ static TRAINERS: AtomicU64 = AtomicU64::new(1);
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct PlanSpec {
-    data: Arrays,
-    validation: Option<Arrays>,
+    data: AnyFeed,
+    validation: Option<AnyFeed>,
     /// Rows to train on, and to validate on, of the same arrays.
     rows: Option<Readable>,
     held_out: Option<Readable>,
@@ -289,6 +289,10 @@ impl Trainer {
                 on_rate: plan.on_rate,
                 on_measure: plan.on_measure,
                 id: self.id,
+                blocks: [
+                    plan.data.blocks(py),
+                    plan.validation.as_ref().and_then(|feed| feed.blocks(py)),
+                ],
                 ..Hooks::default()
             };
             let loss = plan.loss.install(&mut hooks)?;
@@ -296,19 +300,21 @@ impl Trainer {
             let rows = plan.rows.as_ref().map(numbers).transpose()?;
             let held_out = plan.held_out.as_ref().map(numbers).transpose()?;
             let alone = plan.alone;
-            let data = plan.data.data(Role::Main);
-            let own = held_out.as_deref().map(|rows| Data {
-                role: Role::Validation,
-                rows: Some(rows),
-                ..data
-            });
-            let given = plan.validation.as_ref().map(|v| v.data(Role::Validation));
+            let mut feed = plan.data.feed(Role::Main);
+            let mut validation = plan.validation.as_ref().map(|v| v.feed(Role::Validation));
+            if let Feed::Arrays(data) = &mut feed {
+                if let Some(held_out) = &held_out {
+                    validation = Some(Feed::Arrays(Data {
+                        role: Role::Validation,
+                        rows: Some(held_out),
+                        ..*data
+                    }));
+                }
+                data.rows = rows.as_deref();
+            }
             let plan = FitPlan {
-                data: Data {
-                    rows: rows.as_deref(),
-                    ..data
-                },
-                validation: given.or(own),
+                data: feed,
+                validation,
                 split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
                 metrics: &metrics,

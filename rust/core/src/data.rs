@@ -38,6 +38,44 @@ pub enum Role {
     Validation,
     /// Raw outputs and targets of a loss by itself.
     Output,
+    /// A block, by its number in its source.
+    Block { number: u64, validation: bool },
+}
+
+impl Role {
+    /// Whether it is evaluated after an epoch.
+    pub fn validates(self) -> bool {
+        matches!(
+            self,
+            Self::Validation
+                | Self::Block {
+                    validation: true,
+                    ..
+                }
+        )
+    }
+}
+
+/// What a fit or an evaluation goes through.
+#[derive(Clone, Copy)]
+pub enum Feed<'a> {
+    Arrays(Data<'a>),
+    /// What [`Monitor::block`](crate::evaluation::Monitor::block) gives, block by block.
+    Blocks,
+}
+
+impl<'a> Feed<'a> {
+    pub fn arrays(&self) -> Option<&Data<'a>> {
+        match self {
+            Self::Arrays(data) => Some(data),
+            Self::Blocks => None,
+        }
+    }
+}
+
+/// Arrays that live as long as a block is needed.
+pub trait Block {
+    fn data(&self) -> Data<'_>;
 }
 
 /// What is minimised: a loss of the core, or one that the monitor computes.
@@ -66,6 +104,10 @@ impl Data<'_> {
         match (self.role, array) {
             (Role::Main, _) | (Role::Output, "sample_weight") => array.to_owned(),
             (Role::Validation, _) => format!("validation {array}"),
+            (Role::Block { number, validation }, _) => {
+                let part = if validation { "validation " } else { "" };
+                format!("{part}{array} of block {number}")
+            }
             (Role::Output, "X") => "output".to_owned(),
             (Role::Output, _) => "target".to_owned(),
         }
@@ -124,6 +166,18 @@ impl Data<'_> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Checks shapes and values of what is trained on or evaluated.
+    pub fn check<F: Element>(
+        &self,
+        objective: Objective<'_>,
+        inputs: usize,
+        outputs: usize,
+        tick: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        self.check_shapes(objective, inputs, outputs)?;
+        self.check_values::<F>(objective, outputs, false, tick)
     }
 
     /// Checks every value: features finite (unless `nan_allowed`), targets what the loss takes, weights finite,
@@ -190,8 +244,10 @@ impl Data<'_> {
                 whole += weight[0];
             }
         }
-        // Far inside the range of f64, so that products with losses neither vanish nor overflow.
-        if self.weights.is_some() && !(1e-200..=1e200).contains(&whole) {
+        // Far inside the range of f64, so that products with losses neither vanish nor overflow. A block may weigh
+        // nothing.
+        let none = whole == 0.0 && matches!(self.role, Role::Block { .. });
+        if self.weights.is_some() && !(1e-200..=1e200).contains(&whole) && !none {
             return Err(Error::argument(
                 self.name("sample_weight"),
                 "weights with a positive, finite sum, from 1e-200 to 1e200",
@@ -308,6 +364,18 @@ impl<F: Element> BatchTargets<F> {
             weights: Buffer::zeroed(if data.weights.is_some() { rows } else { 0 })?,
             width,
         })
+    }
+
+    /// Whether this has the place for batches of this data.
+    pub fn suits(&self, data: &Data<'_>) -> bool {
+        let width = match &data.targets {
+            Some(Targets::Values(y)) => y.cols,
+            _ => 0,
+        };
+        let labels = matches!(data.targets, Some(Targets::Labels(_)));
+        self.width == width
+            && self.labels.is_empty() != labels
+            && self.weights.is_empty() != data.weights.is_some()
     }
 
     /// Copies the batch's targets and weights.

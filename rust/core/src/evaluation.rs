@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use std::time::{Duration, Instant};
 
 use crate::backward::Part;
-use crate::data::{BatchTargets, Data, Objective, Role};
+use crate::data::{BatchTargets, Block, Data, Feed, Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::{Buffer, Panels};
@@ -110,6 +110,15 @@ pub trait Monitor<F: Element> {
     /// (row-major).
     fn loss(&mut self, role: Role, output: &[F], rows: Rows<'_>, d_output: &mut [F])
     -> Result<f64>;
+    /// Block `place` of a pass over data that comes in blocks, in the order of `epoch`; none after the last one.
+    fn block(
+        &mut self,
+        _validation: bool,
+        _epoch: u64,
+        _place: usize,
+    ) -> Result<Option<Box<dyn Block>>> {
+        Ok(None)
+    }
     /// The learning rate at time t, where it is a function of the caller's.
     fn rate(&mut self, _t: u64) -> Result<f64> {
         Ok(f64::NAN)
@@ -315,61 +324,106 @@ fn forward<F: Element>(
     out.write(&workspace.output[..count * network.outputs]);
 }
 
-/// Loss and metrics over `data`, whose shapes and values were checked. A loss outside the core has no metrics in it.
+/// Loss and metrics over data, of which arrays were checked. A loss outside the core has no metrics in it.
 pub fn evaluate<F: Element>(
     shared: &Shared<F>,
-    data: &Data<'_>,
+    feed: Feed<'_>,
     objective: Objective<'_>,
     metrics: &[Metric],
+    epoch: u64,
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Report> {
-    let chunk = ROWS.min(data.count());
-    let _session = pool::Session::new(chunk * shared.row_work);
-    let mut workspace = shared
-        .read()
-        .workspace(chunk, false, false, Precision::Full)?;
     let outputs = shared.read().outputs;
-    let mut targets = BatchTargets::new(data, chunk)?;
-    let mut d_output = Buffer::<F>::zeroed(chunk * outputs)?;
-    let mut tally = match objective {
-        Objective::Core(loss) => Some(Tally::new(metrics, loss, outputs)),
-        Objective::External => None,
+    let mut evaluation = Evaluation {
+        shared,
+        objective,
+        tally: match objective {
+            Objective::Core(loss) => Some(Tally::new(metrics, loss, outputs)),
+            Objective::External => None,
+        },
+        loss_sum: 0.0,
+        whole: 0.0,
+        clock: Clock::new(),
     };
-    let (mut loss_sum, mut whole) = (0.0, 0.0);
-    let mut clock = Clock::new();
-    for first in (0..data.count()).step_by(ROWS) {
-        let count = ROWS.min(data.count() - first);
-        let rows = data.range(first, count);
-        data.x.gather(rows, workspace.input());
-        targets.gather(data, rows);
-        shared
-            .read()
-            .forward(&mut workspace, count, Pass::EVALUATION);
-        let output = &workspace.output[..count * outputs];
-        let weight = targets.whole(count);
-        if weight > 0.0 {
-            let (target, weights) = (targets.target(0..count), targets.weights(0..count));
-            let d_output = &mut d_output[..count * outputs];
-            let value = match objective {
-                Objective::Core(loss) => {
-                    if let Some(tally) = &mut tally {
-                        tally.add(output, target, weights);
-                    }
-                    loss.value_and_gradient(output, target, weights, weight, count, d_output)
-                }
-                Objective::External => monitor.loss(data.role, output, rows, d_output)?,
-            };
-            loss_sum += value * weight;
-            whole += weight;
-        }
-        if clock.due() {
-            monitor.tick()?;
+    match feed {
+        Feed::Arrays(data) => evaluation.add(&data, monitor)?,
+        Feed::Blocks => {
+            let mut place = 0;
+            while let Some(block) = monitor.block(true, epoch, place)? {
+                let data = block.data();
+                data.check::<F>(objective, shared.inputs, outputs, &mut || monitor.tick())?;
+                evaluation.add(&data, monitor)?;
+                place += 1;
+            }
+            if evaluation.whole <= 0.0 {
+                return Err(nothing("the blocks"));
+            }
         }
     }
     Ok(Report {
-        loss: loss_sum / whole + shared.read().penalty(),
-        metrics: tally.map_or_else(Vec::new, |tally| tally.figures()),
+        loss: evaluation.loss_sum / evaluation.whole + shared.read().penalty(),
+        metrics: evaluation
+            .tally
+            .map_or_else(Vec::new, |tally| tally.figures()),
     })
+}
+
+/// Blocks without a row that counts.
+pub(crate) fn nothing(name: &str) -> Error {
+    Error::argument(name, "at least one row of positive weight", "none")
+}
+
+/// An evaluation on its way.
+struct Evaluation<'a, F: Element> {
+    shared: &'a Shared<F>,
+    objective: Objective<'a>,
+    tally: Option<Tally<'a>>,
+    loss_sum: f64,
+    whole: f64,
+    clock: Clock,
+}
+
+impl<F: Element> Evaluation<'_, F> {
+    fn add(&mut self, data: &Data<'_>, monitor: &mut dyn Monitor<F>) -> Result<()> {
+        let shared = self.shared;
+        let chunk = ROWS.min(data.count());
+        let _session = pool::Session::new(chunk * shared.row_work);
+        let mut workspace = shared
+            .read()
+            .workspace(chunk, false, false, Precision::Full)?;
+        let mut targets = BatchTargets::new(data, chunk)?;
+        let mut d_output = Buffer::<F>::zeroed(chunk * shared.outputs)?;
+        for first in (0..data.count()).step_by(ROWS) {
+            let count = ROWS.min(data.count() - first);
+            let rows = data.range(first, count);
+            data.x.gather(rows, workspace.input());
+            targets.gather(data, rows);
+            shared
+                .read()
+                .forward(&mut workspace, count, Pass::EVALUATION);
+            let output = &workspace.output[..count * shared.outputs];
+            let weight = targets.whole(count);
+            if weight > 0.0 {
+                let (target, weights) = (targets.target(0..count), targets.weights(0..count));
+                let d_output = &mut d_output[..count * shared.outputs];
+                let value = match self.objective {
+                    Objective::Core(loss) => {
+                        if let Some(tally) = &mut self.tally {
+                            tally.add(output, target, weights);
+                        }
+                        loss.value_and_gradient(output, target, weights, weight, count, d_output)
+                    }
+                    Objective::External => monitor.loss(data.role, output, rows, d_output)?,
+                };
+                self.loss_sum += value * weight;
+                self.whole += weight;
+            }
+            if self.clock.due() {
+                monitor.tick()?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A loss with its gradients.

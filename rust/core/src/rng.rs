@@ -2,8 +2,6 @@
 //! 2011). Every number is a function of (seed, purpose, layer, epoch, index); nothing depends on the
 //! order of draws, on threads or on time.
 
-use crate::error::Result;
-use crate::matrix::Buffer;
 use crate::simd::kernel;
 
 /// What a stream of numbers is for.
@@ -15,6 +13,7 @@ pub enum Purpose {
     Dropout = 4,
     Split = 5,
     Noise = 6,
+    Blocks = 7,
 }
 
 /// Distance of two neighbouring uniform numbers, 2^-53.
@@ -97,17 +96,15 @@ kernel! {
 /// Blocks that are made at once.
 const BULK: usize = 32;
 
-/// Fills `order` with the order of rows in `epoch`.
-pub fn shuffle(order: &mut [u32], seed: u64, epoch: u64) {
-    permute(order, Stream::new(seed, Purpose::Shuffle, 0, epoch));
+/// Fills `order` with the order in `epoch` of the rows of the data, or of its block in a place of the epoch.
+pub fn shuffle(order: &mut [u32], seed: u64, epoch: u64, block: usize) {
+    permute(order, Stream::new(seed, Purpose::Shuffle, block, epoch));
 }
 
 /// Fills `order` with a permutation: Fisher-Yates, where the bounded number is the high
 /// half of a 64-bit product (its bias, below n / 2^64, is not measurable).
 pub fn permute(order: &mut [u32], stream: Stream) {
-    for (i, row) in order.iter_mut().enumerate() {
-        *row = i as u32;
-    }
+    number_rows(order);
     let mut words = [[0; BULK]; 4];
     for (number, i) in (1..order.len()).rev().enumerate() {
         let (block, pair) = (number / 2 % BULK, number % 2 * 2);
@@ -121,13 +118,11 @@ pub fn permute(order: &mut [u32], stream: Stream) {
     }
 }
 
-/// A buffer with the rows in their own order.
-pub fn identity_order(rows: usize) -> Result<Buffer<u32>> {
-    let mut order = Buffer::zeroed(rows)?;
+/// Puts the rows in their own order.
+pub fn number_rows(order: &mut [u32]) {
     for (i, row) in order.iter_mut().enumerate() {
         *row = i as u32;
     }
-    Ok(order)
 }
 
 #[cfg(test)]
@@ -158,7 +153,7 @@ mod tests {
     fn a_shuffle_is_a_permutation_that_depends_on_seed_and_epoch_alone() {
         let shuffled = |seed, epoch| {
             let mut order = vec![0; 1000];
-            shuffle(&mut order, seed, epoch);
+            shuffle(&mut order, seed, epoch, 0);
             order
         };
         let order = shuffled(7, 3);

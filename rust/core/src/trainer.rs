@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use crate::average::Average;
 use crate::backward::Part;
 use crate::checkpoint::{File, Tensor};
-use crate::data::{self, BatchTargets, Data, Objective, Split};
+use crate::data::{self, BatchTargets, Data, Feed, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate};
+use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate, nothing};
 use crate::matrix::{Buffer, all_finite};
 use crate::metric::Metric;
 use crate::network::{Network, Pass, Precision, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
 use crate::pool;
-use crate::rng::{identity_order, shuffle};
+use crate::rng::{number_rows, shuffle};
 use crate::schedule::{PlateauState, Time};
 use crate::simd::bf16::Arithmetic;
 use crate::source::Rows;
@@ -25,8 +25,8 @@ use crate::watch::{Figure, Goal, Progress, Watch};
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
 pub struct FitPlan<'a> {
-    pub data: Data<'a>,
-    pub validation: Option<Data<'a>>,
+    pub data: Feed<'a>,
+    pub validation: Option<Feed<'a>>,
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
@@ -50,7 +50,7 @@ impl<'a> FitPlan<'a> {
     /// One epoch of shuffled batches, and nothing else.
     pub fn new(data: Data<'a>, objective: Objective<'a>, batch_size: usize) -> Self {
         Self {
-            data,
+            data: Feed::Arrays(data),
             validation: None,
             split: None,
             objective,
@@ -68,11 +68,13 @@ impl<'a> FitPlan<'a> {
 
     /// Refuses a split that leaves nothing, or nothing of weight, on a side.
     fn check_parts(&self) -> Result<()> {
-        for (part, data) in [
+        for (part, feed) in [
             ("training", Some(&self.data)),
             ("validation", self.validation.as_ref()),
         ] {
-            let Some(data) = data else { continue };
+            let Some(data) = feed.and_then(Feed::arrays) else {
+                continue;
+            };
             let rows = data.count();
             let weighty = data.weights.is_none_or(|weights| {
                 let mut weight = [0.0f64];
@@ -244,10 +246,52 @@ struct Batch<F: Element> {
     /// Of a step.
     rows: usize,
     order: Buffer<u32>,
-    targets: BatchTargets<F>,
+    targets: Option<BatchTargets<F>>,
     /// All output of a step that is done in parts, and its gradient.
     output: Buffer<F>,
     d_output: Buffer<F>,
+}
+
+impl<F: Element> Batch<F> {
+    /// Makes place for batches of this data, whose rows are put in their own order.
+    fn suit(&mut self, data: &Data<'_>) -> Result<()> {
+        let rows = data.count();
+        if self.order.len() != rows {
+            self.order = Buffer::zeroed(rows)?;
+        }
+        self.number(data);
+        if self.targets.as_ref().is_none_or(|old| !old.suits(data)) {
+            self.targets = Some(BatchTargets::new(data, self.rows)?);
+        }
+        Ok(())
+    }
+
+    /// The rows in their own order.
+    fn number(&mut self, data: &Data<'_>) {
+        match data.rows {
+            Some(rows) => self.order.copy_from_slice(rows),
+            None => number_rows(&mut self.order),
+        }
+    }
+
+    /// The rows in the order of an epoch.
+    fn shuffle(&mut self, data: &Data<'_>, seed: u64, epoch: u64, block: usize) {
+        shuffle(&mut self.order, seed, epoch, block);
+        if let Some(rows) = data.rows {
+            for row in self.order.iter_mut() {
+                *row = rows[*row as usize];
+            }
+        }
+    }
+}
+
+/// Rows of an epoch that lie in the same arrays.
+#[derive(Clone, Copy)]
+struct Stretch<'a> {
+    data: &'a Data<'a>,
+    /// Batches and rows of the epoch before.
+    batches: u64,
+    rows: u64,
 }
 
 /// One step, up to the loss.
@@ -425,48 +469,47 @@ impl<F: Element> Trainer<F> {
                 return Err(Error::argument(name, "a positive integer", 0));
             }
         }
-        let (inputs, outputs) = {
-            let network = shared.read();
-            (network.inputs, network.outputs)
-        };
-        plan.data.check_shapes(plan.objective, inputs, outputs)?;
-        if let Some(validation) = &plan.validation {
-            validation.check_shapes(plan.objective, inputs, outputs)?;
+        let (inputs, outputs) = (shared.inputs, shared.outputs);
+        let feeds = || std::iter::once(&plan.data).chain(&plan.validation);
+        for data in feeds().filter_map(Feed::arrays) {
+            data.check_shapes(plan.objective, inputs, outputs)?;
         }
-        for data in std::iter::once(&plan.data).chain(&plan.validation) {
+        for data in feeds().filter_map(Feed::arrays) {
             data.check_values::<F>(plan.objective, outputs, false, &mut || monitor.tick())?;
         }
-        let parts = plan.split.map(|split| split.of(&plan.data)).transpose()?;
         let mut plan = plan;
-        if let Some((rest, out)) = &parts {
-            plan.data.rows = Some(rest);
-            let role = data::Role::Validation;
-            plan.validation = Some(Data {
+        let parts = match (&plan.data, plan.split) {
+            (Feed::Arrays(data), Some(split)) => Some(split.of(data)?),
+            _ => None,
+        };
+        if let (Feed::Arrays(data), Some((rest, out))) = (&mut plan.data, &parts) {
+            plan.validation = Some(Feed::Arrays(Data {
                 rows: Some(out),
-                role,
-                ..plan.data
-            });
+                role: data::Role::Validation,
+                ..*data
+            }));
+            data.rows = Some(rest);
             plan.check_parts()?;
         }
-        let rows = plan.data.count();
+        let rows = plan.data.arrays().map_or(usize::MAX, Data::count);
         let batch_size = plan.batch_size.min(rows);
         let step_rows = batch_size.saturating_mul(plan.accumulate).min(rows);
         let apart = if step_rows > batch_size {
             self.check_accumulation(&shared.read(), &plan)?;
-            step_rows * outputs
+            step_rows.saturating_mul(outputs)
         } else {
             0
         };
         let mut batch = Batch {
             rows: step_rows,
+            order: Buffer::zeroed(0)?,
+            targets: None,
             output: Buffer::zeroed(apart)?,
             d_output: Buffer::zeroed(apart)?,
-            order: match plan.data.rows {
-                Some(rows) => Buffer::copied(rows)?,
-                None => identity_order(rows)?,
-            },
-            targets: BatchTargets::new(&plan.data, step_rows)?,
         };
+        if let Some(data) = plan.data.arrays() {
+            batch.suit(data)?;
+        }
         if self.kept.is_none() {
             self.kept = Some(Kept::of(&shared.read())?);
         }
@@ -689,14 +732,6 @@ impl<F: Element> Trainer<F> {
             }
             let begun = Instant::now();
             let epoch = self.standing.epoch - 1;
-            if plan.shuffle {
-                shuffle(&mut batch.order, self.seed, epoch);
-                if let Some(rows) = plan.data.rows {
-                    for row in batch.order.iter_mut() {
-                        *row = rows[*row as usize];
-                    }
-                }
-            }
             let cut = self.run_epoch(shared, plan, batch, deadline, &mut clock, monitor)?;
             if let Some(what) = self.non_finite(&shared.read()) {
                 return Err(self.diverged(what));
@@ -704,13 +739,17 @@ impl<F: Element> Trainer<F> {
             let Some(position) = self.standing.position else {
                 return Ok(Ending::Monitor);
             };
+            if position.whole <= 0.0 {
+                return Err(nothing("X, the blocks"));
+            }
             self.show_average(shared, true);
             let validation = match &plan.validation {
-                Some(data) => Some(evaluate(
+                Some(feed) => Some(evaluate(
                     shared,
-                    data,
+                    *feed,
                     plan.objective,
                     plan.metrics,
+                    epoch,
                     monitor,
                 )?),
                 None => None,
@@ -792,20 +831,43 @@ impl<F: Element> Trainer<F> {
         let Some(mut workspace) = self.workspace.take() else {
             return Ok(Some(Ending::Monitor));
         };
-        let result = self.run_batches(
-            shared,
-            plan,
-            batch,
-            deadline,
-            clock,
-            monitor,
-            &mut workspace,
-        );
+        let epoch = self.standing.epoch - 1;
+        let result = match &plan.data {
+            Feed::Arrays(data) => {
+                if plan.shuffle {
+                    batch.shuffle(data, self.seed, epoch, 0);
+                }
+                let stretch = Stretch {
+                    data,
+                    batches: 0,
+                    rows: 0,
+                };
+                self.run_batches(
+                    shared,
+                    plan,
+                    stretch,
+                    batch,
+                    deadline,
+                    clock,
+                    monitor,
+                    &mut workspace,
+                )
+            }
+            Feed::Blocks => self.run_blocks(
+                shared,
+                plan,
+                batch,
+                deadline,
+                clock,
+                monitor,
+                &mut workspace,
+            ),
+        };
         self.workspace = Some(workspace);
         result
     }
 
-    fn run_batches(
+    fn run_blocks(
         &mut self,
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
@@ -815,16 +877,62 @@ impl<F: Element> Trainer<F> {
         monitor: &mut dyn Monitor<F>,
         workspace: &mut Workspace<F>,
     ) -> Result<Option<Ending>> {
+        let epoch = self.standing.epoch - 1;
+        let done = self.standing.position.map_or(0, |at| at.batches);
+        let (mut batches, mut rows, mut place) = (0, 0, 0);
+        while let Some(block) = monitor.block(false, epoch, place)? {
+            let data = block.data();
+            let stretch = Stretch {
+                data: &data,
+                batches,
+                rows,
+            };
+            let count = data.count();
+            batches += count.div_ceil(batch.rows) as u64;
+            rows += count as u64;
+            if batches > done {
+                let (inputs, outputs) = (shared.inputs, shared.outputs);
+                data.check::<F>(plan.objective, inputs, outputs, &mut || monitor.tick())?;
+                batch.suit(&data)?;
+                if plan.shuffle {
+                    batch.shuffle(&data, self.seed, epoch, place);
+                }
+                let cut = self.run_batches(
+                    shared, plan, stretch, batch, deadline, clock, monitor, workspace,
+                )?;
+                if cut.is_some() {
+                    return Ok(cut);
+                }
+            }
+            place += 1;
+        }
+        Ok(None)
+    }
+
+    fn run_batches(
+        &mut self,
+        shared: &Shared<F>,
+        plan: &FitPlan<'_>,
+        stretch: Stretch<'_>,
+        batch: &mut Batch<F>,
+        deadline: Option<Instant>,
+        clock: &mut Clock,
+        monitor: &mut dyn Monitor<F>,
+        workspace: &mut Workspace<F>,
+    ) -> Result<Option<Ending>> {
         let mut guard = Some(shared.write());
         let (size, epoch) = (batch.rows, self.standing.epoch - 1);
         let mut position = self.standing.position.unwrap_or(Position::START);
+        let Some(targets) = &mut batch.targets else {
+            return Ok(None);
+        };
         for (number, rows) in batch.order.chunks(size).enumerate() {
-            if (number as u64) < position.batches {
+            if stretch.batches + (number as u64) < position.batches {
                 continue;
             }
             let count = rows.len();
-            batch.targets.gather(&plan.data, Rows::Picked(rows));
-            let weight = batch.targets.whole(count);
+            targets.gather(stretch.data, Rows::Picked(rows));
+            let weight = targets.whole(count);
             if weight <= 0.0 {
                 position.batches += 1;
                 self.standing.position = Some(position);
@@ -846,17 +954,17 @@ impl<F: Element> Trainer<F> {
                     monitor.rate(t)
                 })?;
             let mut step = Step {
-                data: &plan.data,
+                data: stretch.data,
                 objective: plan.objective,
                 rows,
                 pass: Pass {
                     training: true,
                     seed: self.seed,
                     epoch,
-                    position: (number * size) as u64,
-                    weights: batch.targets.weights(0..count),
+                    position: stretch.rows + (number * size) as u64,
+                    weights: targets.weights(0..count),
                 },
-                targets: &batch.targets,
+                targets,
                 weight,
                 shared,
                 guard,
