@@ -80,6 +80,8 @@ def fit_many(
         >>> [round(len(trainer.history["val_loss"])) for trainer in trainers]
         [20, 20, 20]
     """
+    if y is None:
+        raise ArgumentError("y: expected the targets of all networks, got None")
     trainers = [
         _trainer(network, number, loss, optimizer) for number, network in enumerate(networks)
     ]

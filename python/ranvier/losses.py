@@ -301,12 +301,13 @@ def arrays_of(
     dtype: DTypeLike,
     *,
     prefix: str = "",
+    suffix: str = "",
     target_name: str = "y",
 ) -> dict[str, Any]:
     """X, y and weights as the core takes them; a custom loss has its targets under "own"."""
     arrays: dict[str, Any] = dict.fromkeys(("values", "labels", "weights", "own"))
     arrays["x"] = X
-    name = prefix + target_name
+    name = prefix + target_name + suffix
     if isinstance(loss, Loss):
         targets = loss.targets(y, dtype, name)
         arrays.update(targets)
@@ -316,7 +317,7 @@ def arrays_of(
         arrays["own"] = _own_targets(y, name)
         _check_length(name, arrays["own"], X)
     if sample_weight is not None:
-        arrays["weights"] = weights(sample_weight, X.shape[0], f"{prefix}sample_weight")
+        arrays["weights"] = weights(sample_weight, X.shape[0], f"{prefix}sample_weight{suffix}")
     return arrays
 
 
@@ -430,11 +431,11 @@ class Adapter:
         self._output = empty((rows, outputs), dtype)
         self._d_output = empty((rows, outputs), dtype)
         self._rows = empty((rows,), np.uint32)
-        self._targets: list[tuple[Any, Array | None]] = []
+        self._data: list[dict[str, Any]] = []
 
-    def add(self, y: Any, sample_weight: Array | None) -> None:
-        """Targets and weights: first those of the data, then those of the validation data."""
-        self._targets.append((y, sample_weight))
+    def add(self, arrays: dict[str, Any]) -> None:
+        """First those of the data, then those of the validation data; looked at in each call."""
+        self._data.append(arrays)
 
     def spec(self) -> dict[str, Any]:
         """What the core takes."""
@@ -446,7 +447,7 @@ class Adapter:
         }
 
     def _call(self, validation: bool, count: int) -> float:
-        y, sample_weight = self._targets[validation]
+        y, sample_weight = (self._data[validation][name] for name in ("own", "weights"))
         rows = self._rows[:count]
         output = self._output[:count].copy()
         target = y.iloc[rows] if hasattr(type(y), "iloc") else y[rows]

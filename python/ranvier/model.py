@@ -408,8 +408,8 @@ class Sequential:
 
     def fit(
         self,
-        X: ArrayLike,
-        y: Any,
+        X: Any,
+        y: Any = None,
         *,
         loss: LossLike,
         optimizer: OptimizerLike = "adam",
@@ -489,7 +489,7 @@ def core_loss(
         return loss._spec()
     adapter = Adapter(loss, model.output_size, rows, model.dtype)
     for arrays in data:
-        adapter.add(arrays["own"], arrays["weights"])
+        adapter.add(arrays)
     return adapter.spec()
 
 

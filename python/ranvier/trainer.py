@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ import numpy as np
 from . import _core
 from ._arrays import Array, boolean, integer, real
 from ._arrays import seed as checked_seed
+from ._feeds import Arrays, Blocks, Feed, holds_blocks
 from ._files import (
     Opaque,
     Path,
@@ -328,14 +329,14 @@ class Trainer:
 
     def fit(
         self,
-        X: ArrayLike,
-        y: Any,
+        X: Any,
+        y: Any = None,
         *,
         epochs: int | None = None,
         batch_size: int | None = None,
         accumulate: int | None = None,
         shuffle: bool | None = None,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: Any = None,
         validation_split: float | None = None,
         sample_weight: ArrayLike | None = None,
         class_weight: ClassWeight | None = None,
@@ -361,7 +362,12 @@ class Trainer:
         meanwhile.
 
         Args:
-            X: (rows, input_size), finite.
+            X: (rows, input_size), finite; or, without y, a source of data that is larger than
+                memory: blocks (X, y) or (X, y, weight), as a sequence (such as `rv.data.Parquet`),
+                of which each epoch draws an order, or as an object that can be iterated for each
+                epoch, in its own order. The rows of a block are shuffled too; a batch does not
+                reach from a block into the next, which is read meanwhile, so that two are in
+                memory. A fault in a later block ends the fit when it is read.
             y: targets as the loss takes them.
             epochs: passes over the data, 1 or more; default 1. After `Trainer.resume` the default
                 goes on with the fit in progress, whose options come from the file: then none of
@@ -375,7 +381,8 @@ class Trainer:
                 the large batch.)
             shuffle: True, the default: a new order for each epoch, from the seed; False keeps the
                 rows' order.
-            validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch.
+            validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch; or a
+                source of blocks.
             validation_split: share of the rows, in [0, 1), default 0, that is held out for
                 validation: drawn from the seed, the same ones at every fit, of each class its share
                 where targets are labels. (Keras takes the last rows.) Not together with
@@ -449,12 +456,12 @@ class Trainer:
 
     def _fit(
         self,
-        X: ArrayLike,
+        X: Any,
         y: Any,
         epochs: int | None,
         options: dict[str, Any],
         *,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: Any = None,
         sample_weight: ArrayLike | None = None,
         max_time: float | None = None,
         callbacks: Iterable[Callback] = (),
@@ -467,28 +474,34 @@ class Trainer:
         allowed = boolean(allow_other_data, "allow_other_data")
         quiet = not boolean(raise_on_interrupt, "raise_on_interrupt")
         going_on = epochs is None and self._resumable is not None
-        x = self._model._features(X, rows=True)
-        arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
+        feed = self._feed(X, y, sample_weight)
         validation = self._validation(validation_data)
         if going_on:
-            saved = self._going_on(options, hooks, arrays, validation, allowed)
+            saved = self._going_on(options, hooks, feed, validation, allowed)
         else:
             epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
             apart = part is not None and part.held_out is not None
             saved = self._planned(options, hooks, validation is not None or apart)
-            saved["data"] = fingerprint(arrays)
+            saved["data"] = fingerprint(feed.arrays)
+        x, split = feed.arrays["x"], saved["split"]
+        if isinstance(feed, Blocks):
+            if split is not None:
+                raise ArgumentError(
+                    f"validation_split: expected 0 for data in blocks, got {split[0]!r}; "
+                    "pass validation_data"
+                )
+            feed.order_by(self._seed if saved["shuffle"] else None)
         if (wanted := saved["class_weight"]) is not None:
             outputs = self._model._outputs(x.shape[1])
             own = None if part is None else part.rows
-            arrays = class_weighted(arrays, wanted, self._loss, outputs, own)
+            self._weigh(feed, wanted, outputs, own)
             if validation is not None:
-                validation = class_weighted(validation, wanted, self._loss, outputs)
-        split = saved["split"]
-        held_out = partial(_held_out, x, y, arrays, split, validation_data, part)
+                self._weigh(validation, wanted, outputs, None)
+        held_out = partial(_held_out, self._model, feed, split, validation, part)
         epoch_hooks, record = self._epoch_hooks(hooks, held_out, part)
         plan = {
-            "data": arrays,
-            "validation": validation,
+            "data": feed.core,
+            "validation": None if validation is None else validation.core,
             **{name: saved[name] for name in _OF_THE_CORE},
             "epochs": epochs,
             "max_steps": options["max_steps"],
@@ -506,11 +519,10 @@ class Trainer:
             self._model._build(x.shape[1])
         network = self._model._require()
         try:
-            rows = min(saved["batch_size"] * saved["accumulate"], x.shape[0])
+            rows = saved["batch_size"] * saved["accumulate"]
+            rows = rows if isinstance(feed, Blocks) else min(rows, x.shape[0])
             rows = max(rows, _EVALUATION_ROWS)
-            data = [arrays] if validation is None else [arrays, validation]
-            if split is not None or (part is not None and part.held_out is not None):
-                data.append(arrays)
+            data = [feed.current, (feed if validation is None else validation).current]
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
             self._plan, self._resumable = saved, None
@@ -538,6 +550,9 @@ class Trainer:
         finally:
             record()
             ending.close()
+            feed.close()
+            if validation is not None:
+                validation.close()
         return self.history
 
     def _planned(
@@ -575,8 +590,8 @@ class Trainer:
         self,
         options: dict[str, Any],
         hooks: list[Callback],
-        arrays: dict[str, Any],
-        validation: dict[str, Any] | None,
+        feed: Feed,
+        validation: Feed | None,
         allowed: bool,
     ) -> dict[str, Any]:
         """The options of the fit that a file had in progress."""
@@ -604,7 +619,7 @@ class Trainer:
                     raise ArgumentError(
                         f"callbacks: expected the file's EarlyStopping, got {hook!r}"
                     )
-        if not allowed and fingerprint(arrays) != saved["data"]:
+        if not allowed and fingerprint(feed.arrays) != saved["data"]:
             raise ArgumentError(
                 "X and y: expected the data of the fit in the file, got other shapes, types or "
                 "rows; allow_other_data=True goes on nevertheless"
@@ -668,26 +683,58 @@ class Trainer:
         figure, higher = figures[monitor]
         return figure, higher if mode is None else mode == "max", float(min_delta)
 
-    def _validation(self, validation_data: tuple[Any, ...] | None) -> dict[str, Any] | None:
+    def _feed(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Feed:
+        """What is trained on or evaluated."""
+        if not holds_blocks(X, y):
+            return Arrays(self._arrays(X, y, sample_weight, rows=True), y)
+        if sample_weight is not None:
+            raise ArgumentError(
+                "sample_weight: expected None for data in blocks, each of which brings its own"
+            )
+        return Blocks(X, self._arrays, shuffle=None)
+
+    def _validation(self, validation_data: Any) -> Feed | None:
         if validation_data is None:
             return None
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+        pair = isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3)
+        if pair and not isinstance(validation_data[0], tuple):
+            X, y, *rest = validation_data
+            weight = rest[0] if rest else None
+            return Arrays(self._arrays(X, y, weight, "validation ", rows=True), y)
+        if hasattr(validation_data, "__array__") or isinstance(validation_data, str | Mapping):
             raise DTypeError(
-                "validation_data: expected (X, y) or (X, y, sample_weight), "
+                "validation_data: expected (X, y) or (X, y, sample_weight), or a source of blocks, "
                 f"got {type(validation_data).__name__}"
             )
-        X, y, *rest = validation_data
-        x = self._model._features(X, "validation X", rows=True)
-        weight = rest[0] if rest else None
-        return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix="validation ")
+        return Blocks(validation_data, self._arrays, prefix="validation ", shuffle=None)
+
+    def _arrays(
+        self, X: Any, y: Any, weight: Any, prefix: str = "", suffix: str = "", *, rows: bool = False
+    ) -> dict[str, Any]:
+        """X, y and weights as the core takes them."""
+        x = self._model._features(X, f"{prefix}X{suffix}", rows=rows)
+        return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix=prefix, suffix=suffix)
+
+    def _weigh(self, feed: Feed, wanted: Any, outputs: int, own: Array | None) -> None:
+        """Multiplies the weights by those of the classes."""
+        balanced = wanted == "balanced" or (isinstance(wanted, list) and "balanced" in wanted)
+        if balanced and isinstance(feed, Blocks):
+            raise ArgumentError(
+                "class_weight: expected weights by class for data in blocks, got 'balanced', for "
+                "which all rows would have to be counted first"
+            )
+        feed.weigh(lambda arrays: class_weighted(arrays, wanted, self._loss, outputs, own))
 
     def _epoch_hooks(
-        self, hooks: list[Callback], held_out: Callable[[], Any], part: Part | None
+        self,
+        hooks: list[Callback],
+        held_out: Callable[[], tuple[Any, Array]],
+        part: Part | None,
     ) -> tuple[dict[str, Any], Callable[[], None]]:
         """Where the core puts each epoch's report, what it calls then, and what mends the history.
 
         A signal may be handled anywhere in Python's code, so what came is put down before any runs.
-        `held_out` gives X and y of the validation, for metrics of one's own.
+        `held_out` gives targets and outputs of the validation, for metrics of one's own.
         """
         called = [hook for hook in hooks if _overrides(hook, "on_epoch_end")]
         functions = [metric for metric in self._metrics if isinstance(metric, Function)]
@@ -698,8 +745,7 @@ class Trainer:
 
         def measured(epoch: int) -> list[float]:
             if epoch not in figures:
-                X, y = held_out()
-                output = self._model.predict(X)
+                y, output = held_out()
                 figures[epoch] = [function._value(y, output) for function in functions]
             return figures[epoch]
 
@@ -751,21 +797,28 @@ class Trainer:
         return on_step
 
     def evaluate(
-        self, X: ArrayLike, y: Any, sample_weight: ArrayLike | None = None
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
     ) -> dict[str, float]:
         """The loss and the metrics over some data in evaluation mode.
+
+        Args:
+            X: (rows, input_size); or, without y, a source of blocks as for `fit`.
+            y: targets as the loss takes them.
+            sample_weight: (rows,), 0 or more, not all 0.
 
         Returns:
             {"loss": ..., "accuracy": ...}: the loss, then a figure for each of `metrics`.
         """
         network = self._model._require()
-        x = self._model._features(X, rows=True)
-        arrays = arrays_of(x, y, sample_weight, self._loss, self._model.dtype)
-        loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [arrays])
-        value, figures = network.evaluate(arrays, loss, self._core_metrics())
+        feed = self._feed(X, y, sample_weight)
+        try:
+            loss = core_loss(self._loss, self._model, _EVALUATION_ROWS, [feed.current] * 2)
+            value, figures = network.evaluate(feed.core, loss, self._core_metrics())
+        finally:
+            feed.close()
         report = {"loss": value} | self._named(figures)
         own = [metric for metric in self._metrics if isinstance(metric, Function)]
-        output = self._model.predict(x) if own else None
+        y, output = feed.outcome(self._model) if own else (None, None)
         for metric in own:
             report[metric.name] = metric._value(y, output)
         return {name: report[name] for name in ("loss", *(m.name for m in self._metrics))}
@@ -912,23 +965,19 @@ def _part_options(part: Part | None) -> dict[str, Any]:
 
 
 def _held_out(
-    x: Array,
-    y: Any,
-    arrays: dict[str, Any],
+    model: Sequential,
+    feed: Feed,
     split: tuple[float, int] | None,
-    validation_data: tuple[Any, ...] | None,
+    validation: Feed | None,
     part: Part | None,
-) -> tuple[Any, Any]:
-    """X and y of the validation."""
-    if validation_data is not None:
-        return validation_data[0], validation_data[1]
+) -> tuple[Any, Array]:
+    """Targets and outputs of the validation."""
+    if validation is not None:
+        return validation.outcome(model)
     if split is not None:
-        rows = np.frombuffer(_core.holdout(arrays, split), np.uint32)
-    elif part is not None and part.held_out is not None:
-        rows = part.held_out
-    else:
-        return x, y
-    return x[rows], y.iloc[rows] if hasattr(type(y), "iloc") else np.asarray(y)[rows]
+        rows = np.frombuffer(_core.holdout(feed.arrays, split), np.uint32)
+        return feed.outcome(model, rows)
+    return feed.outcome(model, None if part is None else part.held_out)
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

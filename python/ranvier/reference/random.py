@@ -18,6 +18,7 @@ BIAS_INITIALISATION = 2
 SHUFFLE = 3
 DROPOUT = 4
 NOISE = 6
+BLOCKS = 7
 
 _WORD = 0xFFFF_FFFF
 
@@ -57,8 +58,8 @@ class Stream:
 
     Args:
         seed: the key, 0 <= seed < 2^64.
-        purpose: one of the five constants of this module.
-        layer: index of the layer in its Sequential; 0 for the shuffle.
+        purpose: one of the six constants of this module.
+        layer: index of the layer in its Sequential; for the shuffle the place of the block.
         epoch: the epoch; 0 for initialisation.
     """
 
@@ -98,13 +99,18 @@ class Stream:
         return inverse_normal_cdf(self.open_uniform(i))
 
 
-def permutation(rows: int, *, seed: int, epoch: int) -> list[int]:
+def permutation(
+    rows: int, *, seed: int, epoch: int, purpose: int = SHUFFLE, block: int = 0
+) -> list[int]:
     """The order in which an epoch visits the rows (Fisher and Yates).
+
+    With BLOCKS for the purpose it is the order of the blocks of data that comes in blocks, and
+    `block`, the place of a block in its epoch, then draws the order of its rows.
 
     For i = rows - 1 down to 1, item i changes places with item j = floor(r (i + 1) / 2^64),
     r being the next 64-bit word; 0 <= j <= i.
     """
-    stream = Stream(seed, SHUFFLE, epoch=epoch)
+    stream = Stream(seed, purpose, layer=block, epoch=epoch)
     order = list(range(rows))
     for draw, i in enumerate(range(rows - 1, 0, -1)):
         j = (stream.word64(draw) * (i + 1)) >> 64

@@ -22,7 +22,9 @@ mod _core {
     #[pymodule_export]
     use super::file::{File, digest};
     #[pymodule_export]
-    use super::network::{Network, holdout, loss_value_and_gradient, metric_suits, rate, tables};
+    use super::network::{
+        Network, block_order, holdout, loss_value_and_gradient, metric_suits, rate, tables,
+    };
     #[pymodule_export]
     use super::trainer::{Stepper, Trainer};
 

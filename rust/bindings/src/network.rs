@@ -12,6 +12,7 @@ use ranvier_core::loss::{Loss, Target, weight_sum};
 use ranvier_core::matrix::Buffer;
 use ranvier_core::network::{Network as CoreNetwork, Pass};
 use ranvier_core::plan::slots;
+use ranvier_core::rng::{Purpose, Stream, permute};
 use ranvier_core::schedule::Time;
 use ranvier_core::source::Rows;
 use ranvier_core::{pool, simd};
@@ -565,6 +566,19 @@ pub fn metric_suits(metric: (String, f64), loss: LossSpec) -> PyResult<bool> {
     })
 }
 
+/// The order of blocks in an epoch, as bytes of u32.
+#[pyfunction]
+pub fn block_order(py: Python<'_>, count: usize, seed: u64, epoch: u64) -> Bound<'_, PyBytes> {
+    let mut order = vec![0; count];
+    permute(&mut order, Stream::new(seed, Purpose::Blocks, 0, epoch));
+    bytes_of(py, &order)
+}
+
+fn bytes_of<'py>(py: Python<'py>, numbers: &[u32]) -> Bound<'py, PyBytes> {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|row| row.to_ne_bytes()).collect();
+    PyBytes::new(py, &bytes)
+}
+
 /// Rows that a split holds out, as bytes of u32.
 #[pyfunction]
 pub fn holdout(py: Python<'_>, arrays: Arrays, split: (f64, u64)) -> PyResult<Bound<'_, PyBytes>> {
@@ -572,7 +586,6 @@ pub fn holdout(py: Python<'_>, arrays: Arrays, split: (f64, u64)) -> PyResult<Bo
         let (fraction, seed) = split;
         let split = Split { fraction, seed };
         let (_, out) = py.detach(|| split.of(&arrays.data(Role::Main)))?;
-        let bytes: Vec<u8> = out.iter().flat_map(|row| row.to_ne_bytes()).collect();
-        Ok(PyBytes::new(py, &bytes))
+        Ok(bytes_of(py, &out))
     })
 }
