@@ -29,6 +29,6 @@ def load_digits() -> tuple[Array, Array]:
     # Importing ranvier is quicker without it.
     from importlib.resources import as_file, files
 
-    with as_file(files("ranvier") / "data" / "digits.npz") as path, np.load(path) as stored:
+    with as_file(files("ranvier") / "digits.npz") as path, np.load(path) as stored:
         pixels, digits = stored["pixels"], stored["digits"]
     return (pixels / np.float32(16)).astype(np.float32), digits.astype(np.int64)
