@@ -13,7 +13,17 @@ right means.
 
 from typing import Any
 
-from . import activations, datasets, errors, initializers, losses, metrics, optimizers, schedules
+from . import (
+    activations,
+    data,
+    datasets,
+    errors,
+    initializers,
+    losses,
+    metrics,
+    optimizers,
+    schedules,
+)
 from ._core import __version__
 from ._crosscheck import CrosscheckReport, crosscheck
 from ._many import fit_many
@@ -78,6 +88,7 @@ __all__ = [
     "activations",
     "config",
     "crosscheck",
+    "data",
     "datasets",
     "errors",
     "fit_many",

@@ -82,15 +82,15 @@ def decode(value: Any) -> Any:
     return opaque[0] if opaque else kind(**options)
 
 
-def path_of(path: Any) -> str:
+def path_of(path: Any, name: str = "path") -> str:
     """A path as a string."""
     if not isinstance(path, str | PathLike):
-        raise DTypeError(f"path: expected a path, got {path!r}")
+        raise DTypeError(f"{name}: expected a path, got {path!r}")
     text = fspath(path)
     if not isinstance(text, str):
-        raise DTypeError(f"path: expected a path of text, got {path!r}")
+        raise DTypeError(f"{name}: expected a path of text, got {path!r}")
     if "\0" in text:
-        raise ArgumentError(f"path: expected a path without null characters, got {text!r}")
+        raise ArgumentError(f"{name}: expected a path without null characters, got {text!r}")
     return text
 
 
