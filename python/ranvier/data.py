@@ -521,7 +521,7 @@ def _parquet(path: str) -> Iterator[Any]:
         raise
     except MemoryError as error:
         raise OutOfMemoryError(f"{path}: {error}") from error
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         # The system's refusals have a number, those of pyarrow's reader have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
