@@ -483,7 +483,7 @@ class Trainer:
             apart = part is not None and part.held_out is not None
             saved = self._planned(options, hooks, validation is not None or apart)
             saved["data"] = fingerprint(feed.arrays)
-        x, split = feed.arrays["x"], saved["split"]
+        (length, width), split = feed.arrays["x"].shape, saved["split"]
         if isinstance(feed, Blocks):
             if split is not None:
                 raise ArgumentError(
@@ -492,7 +492,7 @@ class Trainer:
                 )
             feed.order_by(self._seed if saved["shuffle"] else None)
         if (wanted := saved["class_weight"]) is not None:
-            outputs = self._model._outputs(x.shape[1])
+            outputs = self._model._outputs(width)
             own = None if part is None else part.rows
             self._weigh(feed, wanted, outputs, own)
             if validation is not None:
@@ -516,11 +516,11 @@ class Trainer:
         before, steps = (self._plan, self._resumable), self.step
         built_here = self._model.input_size is None
         if built_here:
-            self._model._build(x.shape[1])
+            self._model._build(width)
         network = self._model._require()
         try:
             rows = saved["batch_size"] * saved["accumulate"]
-            rows = rows if isinstance(feed, Blocks) else min(rows, x.shape[0])
+            rows = rows if isinstance(feed, Blocks) else min(rows, length)
             rows = max(rows, _EVALUATION_ROWS)
             data = [feed.current, (feed if validation is None else validation).current]
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
