@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench ulp crash golden
+.PHONY: help build check test demo bench ulp crash large golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -24,6 +24,9 @@ ulp: ## errors of the elementary functions over all 2^32 float32 inputs (minutes
 
 crash: ## kill saves 1,000 times and at every call of the system, fail each call (a minute; needs strace)
 	RANVIER_KILLS=1000 RANVIER_STRACE=1 pytest -s tests/test_files.py -k "kill_9 or system_call"
+
+large: ## train from a Parquet file of 6 GB in a process of 600 MB (a minute)
+	RANVIER_LARGE=1 pytest -s tests/test_data.py -k ten_times_larger
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

@@ -1,6 +1,7 @@
 """Sources of data larger than memory: what their blocks hold, what they cost, what they refuse."""
 
 import io
+import os
 import pickle
 import re
 import subprocess
@@ -804,14 +805,72 @@ def test_wrong_options_of_csv_are_refused(options, kind, words, tmp_path):
     refused(kind, words, rv.data.CSV, path, target="y", **options)
 
 
-def test_blocks_train_a_model(tmp_path):
-    """Labels and features come in types that a fit takes."""
+# ---------------------------------------------------------------- training
+
+LIMITED = """
+import resource, sys, numpy as np, ranvier as rv
+path, small, whole, extra = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+if whole:
+    limit(whole)
+adam = rv.Adam(learning_rate=rv.schedules.Polynomial(0.02, steps=1500))
+trainer = rv.Trainer(rv.Sequential([rv.Dense(1)]), loss="mse", optimizer=adam)
+if extra:
+    # Libraries and threads are there; what comes now is for the data.
+    trainer.fit(rv.data.Parquet(small, target="y"), batch_size=512)
+    with open("/proc/self/statm") as file:
+        limit(int(file.read().split()[0]) * resource.getpagesize() + extra)
+trainer.fit(rv.data.Parquet(path, target="y"), batch_size=512)
+print(trainer.step, *trainer.model.parameters()["0.weight"][:, 0])
+"""
+
+
+def train_under_a_limit(folder, megabytes, *, whole=0, extra=0):
+    """Steps and rows of a training under a limit of address space, in bytes, that ends well."""
+    path, small = folder / "large", folder / "small"
+    write_parquet(small, 12, group_rows=20_000)
+    rows, coefficients = write_parquet(path, megabytes, group_rows=20_000)
+    assert path.stat().st_size >= 10 * max(whole, extra)
+    command = [sys.executable, "-c", LIMITED, *map(str, (path, small, whole, extra))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    path.unlink()
+    assert done.returncode == 0, done.stderr
+    step, *found = map(float, done.stdout.split())
+    np.testing.assert_allclose(found, coefficients, atol=0.02)
+    return step, rows
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's means")
+def test_a_file_ten_times_larger_than_the_memory_for_its_data_trains(tmp_path):
+    step, rows = train_under_a_limit(tmp_path, 340, extra=32 << 20)
+    assert step > rows / 512
+
+
+@pytest.mark.skipif("RANVIER_LARGE" not in os.environ, reason="6 GB; see `make large`")
+def test_a_file_ten_times_larger_than_all_memory_of_the_process_trains(tmp_path):
+    step, rows = train_under_a_limit(tmp_path, 6400, whole=600 << 20)
+    assert step > rows / 512
+
+
+def test_a_source_trains_as_its_arrays_do(tmp_path):
+    """To the bits, where a block is the whole."""
     table = {"a": np.linspace(-1, 1, 60), "b": np.ones(60, bool), "y": np.arange(60) >= 30}
-    path = parquet_file(tmp_path / "file", table)
-    X, y = rv.data.Parquet(path, target="y")[0]
-    model = rv.Sequential([rv.Dense(2)], seed=0)
-    history = model.fit(X, y, loss="cross_entropy", epochs=30, batch_size=10)
-    assert history["loss"][-1] < history["loss"][0]
+    frame = pd.DataFrame(table)
+    frame.astype(float).astype({"y": int}).to_csv(tmp_path / "csv", index=False)
+    sources = [
+        rv.data.Parquet(parquet_file(tmp_path / "parquet", table), target="y"),
+        rv.data.CSV(tmp_path / "csv", target="y"),
+    ]
+    results = []
+    for data in [(frame[["a", "b"]].to_numpy(float), table["y"].astype(int)), *zip(sources)]:
+        model = rv.Sequential([rv.Dense(2)], seed=0, dtype="float64")
+        history = model.fit(*data, loss="cross_entropy", epochs=30, batch_size=10)
+        results.append(history["loss"])
+    assert results[0] == results[1] == results[2]
+    assert results[0][-1] < results[0][0]
 
 
 def test_the_writer_says_how_many_rows(tmp_path):

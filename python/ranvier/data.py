@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import operator
 import os
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,9 +140,9 @@ class _Source(Sequence[Block]):
         """Further options of the call."""
         return []
 
+    @abstractmethod
     def _read(self, file: int, number: int) -> Block:
         """Reads a block of a file."""
-        raise NotImplementedError
 
     def _choose(self, path: str, columns: Sequence[str], ignored: frozenset[str]) -> None:
         """Settles the features on the first file; refuses others that lack or add columns."""
