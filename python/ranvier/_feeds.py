@@ -69,7 +69,7 @@ class Blocks:
         current: those of the block in use.
     """
 
-    def __init__(self, source: Any, make: Make, *, prefix: str = "", shuffle: int | None) -> None:
+    def __init__(self, source: Any, make: Make, *, prefix: str = "") -> None:
         name = f"{prefix}X"
         self._indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         if not self._indexed and not isinstance(source, Iterable):
@@ -80,7 +80,8 @@ class Blocks:
                 f"{type(source).__name__}, which can be read once; pass a list, or an object whose "
                 "__iter__ begins anew"
             )
-        self._source, self._make, self._prefix, self._seed = source, make, prefix, shuffle
+        self._source, self._make, self._prefix = source, make, prefix
+        self._seed: int | None = None
         self._weigh: Weigh = lambda arrays: arrays
         self._stream: Iterator[tuple[int, dict[str, Any]]] = iter(())
         self._next: Future[Any] | None = None

@@ -691,7 +691,7 @@ class Trainer:
             raise ArgumentError(
                 "sample_weight: expected None for data in blocks, each of which brings its own"
             )
-        return Blocks(X, self._arrays, shuffle=None)
+        return Blocks(X, self._arrays)
 
     def _validation(self, validation_data: Any) -> Feed | None:
         if validation_data is None:
@@ -706,7 +706,7 @@ class Trainer:
                 "validation_data: expected (X, y) or (X, y, sample_weight), or a source of blocks, "
                 f"got {type(validation_data).__name__}"
             )
-        return Blocks(validation_data, self._arrays, prefix="validation ", shuffle=None)
+        return Blocks(validation_data, self._arrays, prefix="validation ")
 
     def _arrays(
         self, X: Any, y: Any, weight: Any, prefix: str = "", suffix: str = "", *, rows: bool = False
