@@ -10,6 +10,7 @@ import ranvier as rv
 from ranvier import _core, activations, initializers, layers, losses, optimizers, reference
 
 LAYERS = ["Dense", "Activation", "Dropout", "GaussianNoise", "LayerNorm", "BatchNorm", "Softmax"]
+LAYERS += ["Standardize"]
 
 
 def options(definition):

@@ -144,8 +144,11 @@ STACKS = {
     "activation": [rv.Dense(5), rv.Activation("gelu"), rv.Dense(4)],
     "activation-first-and-last": [rv.Activation("silu"), rv.Dense(4), rv.Activation("softplus")],
     "prelu": [rv.Activation("prelu"), rv.Dense(4)],
+    "standardize": [rv.Standardize(), rv.Dense(5), rv.Dense(4), rv.Standardize(of="targets")],
+    "standardize-alone": [rv.Standardize(), rv.Activation("prelu"), rv.Dense(4)],
     "softmax": [rv.Dense(5), rv.Softmax(), rv.Dense(4, activation="softmax")],
     "everything": [
+        rv.Standardize(),
         rv.Dense(6, activation="tanh"),
         rv.BatchNorm(),
         rv.Activation("mish"),

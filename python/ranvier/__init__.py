@@ -43,7 +43,16 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Softmax
+from .layers import (
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    LayerNorm,
+    Softmax,
+    Standardize,
+)
 from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
 from .optimizers import SGD, Adam, AdamW
@@ -82,6 +91,7 @@ __all__ = [
     "Sequential",
     "ShapeError",
     "Softmax",
+    "Standardize",
     "TensorBoard",
     "Trainer",
     "__version__",

@@ -143,8 +143,11 @@ def crosscheck(
     x = model._features(X, rows=True)
     twin = _Twin(model, x, y, sample_weight, chosen, get_optimizer(optimizer), seed)
     report = CrosscheckReport(allowed)
+    options = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
+    records = twin.train_core(steps, options)
+    twin.standardize(records[0][1])
     report.steps.append(twin.compare_gradients(min(batch_size, x.shape[0])))
-    report.steps.extend(twin.compare_steps(steps, batch_size, shuffle))
+    report.steps.extend(twin.compare_steps(records, options))
     return report
 
 
@@ -205,6 +208,12 @@ class _Twin:
             seed=model.seed,
         )
         self._reference.set_parameters(_lists(self._core.parameters()))
+        self._trainer = reference.Trainer(
+            self._reference,
+            loss=self._reference_loss,
+            optimizer=mirror(optimizer, reference),
+            seed=seed,
+        )
 
     def compare_gradients(self, rows: int) -> StepErrors:
         """Loss, parameter gradients and d_input of the first rows, in evaluation mode."""
@@ -227,38 +236,45 @@ class _Twin:
         errors["d_input"] = _error(gradients.d_input, expected_gradients.d_input, {}, "")
         return StepErrors(0, _error(value, expected, {}, ""), errors)
 
-    def compare_steps(self, steps: int, batch_size: int, shuffle: bool) -> list[StepErrors]:
-        """Loss and parameters after each training step."""
-        from . import reference
-
-        options: dict[str, Any] = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
-        recorder = _Recorder(self._core, steps)
-        trainer = Trainer(self._core, loss=self._loss, optimizer=self._optimizer, seed=self._seed)
+    def train_core(
+        self, steps: int, options: dict[str, Any]
+    ) -> list[tuple[float, dict[str, Array]]]:
+        """Loss and parameters after each step of a copy's training."""
+        model = self._core.copy()
+        recorder = _Recorder(model, steps)
+        trainer = Trainer(model, loss=self._loss, optimizer=self._optimizer, seed=self._seed)
         trainer.fit(self._x, self._y, sample_weight=self._weight, callbacks=[recorder], **options)
+        return recorder.records
+
+    def standardize(self, parameters: dict[str, Array]) -> None:
+        """Both sides as their fits began: with what each has measured of the data."""
+        for number, layer in enumerate(self._core.layers):
+            if isinstance(layer, layers.Standardize):
+                names = [f"{number}.running_mean", f"{number}.running_var"]
+                self._core.set_parameters({name: parameters[name] for name in names})
+        self._trainer.standardize(self._rows, self._targets, self._weights)
+
+    def compare_steps(
+        self, records: list[tuple[float, dict[str, Array]]], options: dict[str, Any]
+    ) -> list[StepErrors]:
+        """Loss and parameters after each training step."""
         entries: list[StepErrors] = []
         scales: dict[str, float] = {}
 
         def on_step(step: int, loss: float, model: Any) -> None:
-            core_loss, core_parameters = recorder.records[step - 1]
+            core_loss, core_parameters = records[step - 1]
             expected = model.parameters()
             errors = {
                 name: _error(array, expected[name], scales, name)
                 for name, array in core_parameters.items()
             }
             entries.append(StepErrors(step, _error(core_loss, loss, scales, "loss"), errors))
-            if step == steps:
+            if step == len(records):
                 raise _EnoughError
 
-        twin = reference.Trainer(
-            self._reference,
-            loss=self._reference_loss,
-            optimizer=mirror(self._optimizer, reference),
-            seed=self._seed,
-        )
+        options = options | {"sample_weight": self._weights, "on_step": on_step}
         with contextlib.suppress(_EnoughError):
-            twin.fit(
-                self._rows, self._targets, sample_weight=self._weights, on_step=on_step, **options
-            )
+            self._trainer.fit(self._rows, self._targets, **options)
         return entries
 
 

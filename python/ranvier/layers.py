@@ -6,6 +6,7 @@ y = x @ weight + bias. PyTorch and ONNX store the transpose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "Softmax",
+    "Standardize",
 ]
 
 
@@ -232,3 +234,88 @@ class Softmax(Layer):
 
     def _spec(self) -> dict[str, Any]:
         return {"kind": "softmax"}
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Standardize(Layer):
+    """Features, or targets, to mean 0 and variance 1, by statistics that the first `fit` measures.
+
+    As the first layer a = (x − mean)/√var, feature by feature; input and output (rows, features).
+    With of="targets", as the last layer, a = x·√var + mean, with mean and variance of y: the layers
+    before work on numbers around 0 and 1, while predictions, the loss and its metrics are in y's
+    own units. Input and output (rows, outputs).
+
+    Mean and variance (biased, as `numpy.var`) are those of the rows that the first `fit` trains
+    on: no validation rows, weighted by `sample_weight` (a row of weight 0 is absent), not by
+    `class_weight`. They are taken before the first step, in float64, of the numbers as the model's
+    dtype holds them, and stay as they are in later fits; `set_parameters`, files and copies carry
+    them like BatchNorm's, as "0.running_mean" and "0.running_var". A constant column has variance
+    1; columns count as constant as in scikit-learn's `StandardScaler`.
+
+    A variance of 0 says that nothing was measured: the feature passes as it is. So the layer is the
+    identity before the first fit; where all variances are 0, the next fit measures. Whoever writes
+    the loop sets the statistics by hand, with `set_parameters`; features that shall pass as they
+    are get a variance of 0 then.
+
+    Args:
+        of: "inputs" or "targets". Targets are for the losses mse, mae, huber, quantile (all
+            quantiles of a target share its statistics) and for custom losses whose y has as many
+            columns as the network has outputs.
+
+    Raises:
+        ArgumentError: `of` is something else; the layer stands elsewhere; in `fit`, a loss whose
+            outputs are not in the units of y, or a column whose mean or variance the model's dtype
+            cannot hold. Nothing has changed.
+
+    Example:
+        >>> import numpy as np, ranvier as rv
+        >>> X = np.array([[1e6, 5.0], [3e6, 5.0]])
+        >>> y = np.array([200.0, 600.0])
+        >>> model = rv.Sequential(
+        ...     [rv.Standardize(), rv.Dense(1), rv.Standardize(of="targets")], dtype="float64"
+        ... )
+        >>> adam = rv.Adam(learning_rate=0.05)
+        >>> history = model.fit(X, y, loss="mse", optimizer=adam, epochs=300)
+        >>> model.predict(X).ravel().round(3).tolist()
+        [200.0, 600.0]
+        >>> parameters = model.parameters()
+        >>> parameters["0.running_mean"].tolist(), parameters["0.running_var"].tolist()
+        ([2000000.0, 5.0], [1000000000000.0, 1.0])
+
+    Of the learning rate: the gradient of the loss is the true one, in y's units. Adam does not see
+    its scale (but for ε), so rates are those that suit standardised targets. With SGD the gradients
+    of mse are var(y) times as large as there: divide the rate by the variance, or clip. Huber's
+    delta is in y's units. float32 holds 24 binary digits: a column of numbers around 1e9 keeps
+    steps of 64 only, so subtract such an offset before, or take float64.
+
+    Elsewhere: `keras.layers.Normalization` is fitted by a call of `adapt`; scikit-learn has a
+    `Pipeline` with `StandardScaler`, and `TransformedTargetRegressor`, whose inner loss is of
+    transformed targets. PyTorch has none; in a file of this model the inputs' layer is
+    `BatchNorm1d(n, affine=False, eps=0)` of a `torch.nn.Sequential` in eval mode. The targets' one
+    has tensors of the same names and no twin there: multiply the last Linear's weight rows and
+    bias by √var and add mean to the bias.
+    """
+
+    _: KW_ONLY
+    of: str = "inputs"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("inputs", "targets"):
+            raise ArgumentError(f"of: expected 'inputs' or 'targets', got {self.of!r}")
+        super().__post_init__()
+
+    def _spec(self) -> dict[str, Any]:
+        return {"kind": "standardize", "of": self.of}
+
+
+def check_places(layers: Sequence[Layer]) -> None:
+    """Refuses layers that stand where they have no meaning."""
+    for number, layer in enumerate(layers):
+        if isinstance(layer, Standardize):
+            inputs = layer.of == "inputs"
+            if number != (0 if inputs else len(layers) - 1):
+                place = "first" if inputs else "last"
+                raise ArgumentError(
+                    f"layers[{number}]: expected {layer!r} as the {place} layer, "
+                    f"got it as layer {number} of {len(layers)}"
+                )

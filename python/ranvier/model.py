@@ -20,7 +20,7 @@ from .errors import (
     NotFittedError,
     ShapeError,
 )
-from .layers import Dense, Layer
+from .layers import Dense, Layer, Standardize, check_places
 from .losses import Adapter, CustomLoss, Loss, LossLike, arrays_of
 from .losses import get as get_loss
 
@@ -86,6 +86,7 @@ class Sequential:
                 )
         if not layers:
             raise ArgumentError("layers: expected at least one layer, got none")
+        check_places(layers)
         self._layers = tuple(layers)
         self._seed = checked_seed(seed)
         self._dtype = _checked_dtype(dtype)
@@ -266,7 +267,7 @@ class Sequential:
         return x
 
     def parameters(self) -> dict[str, Array]:
-        """Copies of all parameters by name, running statistics of BatchNorm included.
+        """Copies of all parameters by name, with the statistics of BatchNorm and Standardize.
 
         Names are the layer's number and the role: "0.weight" (in, out), "0.bias" (out,), "0.slope"
         () of prelu, "1.running_mean".
@@ -283,7 +284,8 @@ class Sequential:
             parameters: arrays of the shapes that `parameters` shows; finite numbers.
 
         Raises:
-            ArgumentError: an unknown name or a value that is not finite.
+            ArgumentError: an unknown name, a value that is not finite, or a negative variance of
+                Standardize.
             ShapeError: a shape that is not the parameter's. Nothing has changed.
         """
         network = self._require()
@@ -309,6 +311,12 @@ class Sequential:
             if not np.isfinite(array).all():
                 raise ArgumentError(
                     f"parameters[{name!r}]: expected finite {self._dtype} numbers, got others"
+                )
+            number, _, role = name.partition(".")
+            standard = isinstance(self._layers[int(number)], Standardize)
+            if standard and role == "running_var" and (array < 0).any():
+                raise ArgumentError(
+                    f"parameters[{name!r}]: expected variances, 0 or more, got {array.min()}"
                 )
             values.append((order[name], array))
         network.write(values)

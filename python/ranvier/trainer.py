@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from ._arrays import Array, boolean, integer, real
+from ._arrays import Array, boolean, integer, matrix, real
 from ._arrays import seed as checked_seed
 from ._feeds import Arrays, Blocks, Feed, holds_blocks
 from ._files import (
@@ -34,13 +34,19 @@ from .errors import (
     DTypeError,
     FileFormatError,
     RanvierError,
+    ShapeError,
 )
 from .history import History
+from .layers import Standardize
 from .losses import (
+    MAE,
+    MSE,
     ClassWeight,
     CustomLoss,
+    Huber,
     Loss,
     LossLike,
+    Quantile,
     arrays_of,
     checked_class_weight,
     class_weighted,
@@ -491,8 +497,9 @@ class Trainer:
                     "pass validation_data"
                 )
             feed.order_by(self._seed if saved["shuffle"] else None)
+        outputs = self._model._outputs(width)
+        scaling = _scaling(self._model, feed.arrays, self._loss, outputs)
         if (wanted := saved["class_weight"]) is not None:
-            outputs = self._model._outputs(width)
             own = None if part is None else part.rows
             self._weigh(feed, wanted, outputs, own)
             if validation is not None:
@@ -502,6 +509,7 @@ class Trainer:
         plan = {
             "data": feed.core,
             "validation": None if validation is None else validation.core,
+            "scaling": scaling,
             **{name: saved[name] for name in _OF_THE_CORE},
             "epochs": epochs,
             "max_steps": options["max_steps"],
@@ -978,6 +986,28 @@ def _held_out(
         rows = np.frombuffer(_core.holdout(feed.arrays, split), np.uint32)
         return feed.outcome(model, rows)
     return feed.outcome(model, None if part is None else part.held_out)
+
+
+def _scaling(
+    model: Sequential, arrays: dict[str, Any], loss: Loss | CustomLoss, outputs: int
+) -> tuple[Any, Any]:
+    """Targets and weights that Standardize measures, before class weights come in."""
+    if model.layers[-1] != Standardize(of="targets"):
+        return None, arrays["weights"]
+    if isinstance(loss, Loss):
+        if not isinstance(loss, MSE | MAE | Huber | Quantile):
+            raise ArgumentError(
+                f"loss: expected mse, mae, huber or quantile before {model.layers[-1]!r}, for its "
+                f"outputs are in the units of y, got {loss!r}"
+            )
+        return arrays["values"], arrays["weights"]
+    targets = matrix(arrays["own"], model.dtype)
+    if targets.size != len(targets) * outputs:
+        raise ShapeError(
+            f"y: expected {outputs} columns, one for each output, for {model.layers[-1]!r} and a "
+            f"loss of one's own, got shape {targets.shape}"
+        )
+    return targets, arrays["weights"]
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

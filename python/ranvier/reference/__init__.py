@@ -41,7 +41,16 @@ example in its terms:
 """
 
 from . import activations, initializers, layers, losses, optimizers, random, schedules
-from .layers import Activation, BatchNorm, Dense, Dropout, GaussianNoise, LayerNorm, Softmax
+from .layers import (
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    LayerNorm,
+    Softmax,
+    Standardize,
+)
 from .network import Gradients, Sequential
 from .optimizers import SGD, Adam, AdamW, DivergedError
 from .trainer import Trainer
@@ -60,6 +69,7 @@ __all__ = [
     "LayerNorm",
     "Sequential",
     "Softmax",
+    "Standardize",
     "Trainer",
     "activations",
     "initializers",

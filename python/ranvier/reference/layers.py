@@ -1,4 +1,4 @@
-"""Layers: dense, activation, dropout and softmax; the two norms are in `normalization`."""
+"""Layers: dense, activation, dropout and softmax; those that normalise are in `normalization`."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -7,7 +7,7 @@ from typing import cast
 from . import activations, initializers
 from .activations import Kind, LeakyReLU, PReLU, ScalarActivation, SoftmaxRow
 from .initializers import Initializer
-from .normalization import BatchNorm, LayerNorm
+from .normalization import BatchNorm, LayerNorm, Standardize
 from .passes import Forward, Layer, Mode, Parameters
 from .random import (
     BIAS_INITIALISATION,
@@ -29,6 +29,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "Softmax",
+    "Standardize",
 ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from . import losses
-from .layers import Dense
+from .layers import Dense, Standardize
 from .losses import AnyLoss, Target
 from .passes import Backward, Layer, Mode
 from .random import check_seed
@@ -49,6 +49,11 @@ class Sequential:
             raise ValueError("layers must hold at least one layer")
         if input_size < 1:
             raise ValueError(f"input_size must be at least 1, got {input_size}")
+        for index, layer in enumerate(layers):
+            if isinstance(layer, Standardize):
+                place = 0 if layer.of == "inputs" else len(layers) - 1
+                if index != place:
+                    raise ValueError(f"layer {index}: {layer} must be layer {place}")
         self.layers = list(layers)
         self.input_size = input_size
         self.seed = check_seed(seed)

@@ -5,6 +5,8 @@ batch. Both variances divide by the count (biased). The mean and the variance de
 so the derivative has two terms besides the plain one; with d_n = d_output * weight,
 
     d_x = (d_n - mean(d_n) - n * mean(d_n * n)) / sqrt(variance + eps).
+
+Standardisation takes them over all data, once, and they are constants from there on.
 """
 
 import math
@@ -198,3 +200,75 @@ class BatchNorm:
     def _blend(self, running: Vector, batch: Vector) -> Vector:
         pairs = zip(running, batch, strict=True)
         return [(1.0 - self.momentum) * r + self.momentum * b for r, b in pairs]
+
+
+@dataclass(frozen=True)
+class Standardize:
+    """Every feature by the mean and the variance that it has in the data of the first fit.
+
+    For inputs, as the first layer, and for targets, as the last one, with s = sqrt(variance):
+
+        a = (x - mean) / s       d_x = d_a / s
+        a = x * s + mean         d_x = d_a * s
+
+    A variance of 0 says that nothing was measured; that feature passes as it is.
+
+    Args:
+        of: "inputs" or "targets".
+    """
+
+    _: KW_ONLY
+    of: str = "inputs"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("inputs", "targets"):
+            raise ValueError(f"of must be 'inputs' or 'targets', got {self.of!r}")
+
+    def output_size(self, in_features: int) -> int:
+        return in_features
+
+    def initial_parameters(self, in_features: int, seed: int, layer: int) -> dict[str, Tensor]:
+        return {"running_mean": [0.0] * in_features, "running_var": [0.0] * in_features}
+
+    def measure(self, values: Matrix, weights: Vector, outputs: int) -> dict[str, Tensor]:
+        """Mean and variance of the columns, each for outputs / columns outputs in turn.
+
+        A variance within the error bound of its computation, which grows with the number n of
+        rows, is that of a constant, and becomes 1 (Chan, Golub and LeVeque 1983; scikit-learn's
+        rule).
+        """
+        means, variances = [], []
+        rounding = sum(weight > 0.0 for weight in weights) * 2.0**-52
+        for column in transpose(values):
+            mean, variance = _moments(column, weights)
+            constant = variance <= rounding * variance + (rounding * mean) ** 2
+            means.append(mean)
+            variances.append(1.0 if constant else variance)
+        each = outputs // len(means)
+        return {
+            "running_mean": [mean for mean in means for _ in range(each)],
+            "running_var": [variance for variance in variances for _ in range(each)],
+        }
+
+    def forward(self, parameters: Parameters, x: Matrix, mode: Mode) -> Forward:
+        variances = cast(Vector, parameters["running_var"])
+        deviations = [math.sqrt(variance) or 1.0 for variance in variances]
+        means = [
+            mean if variance else 0.0
+            for mean, variance in zip(
+                cast(Vector, parameters["running_mean"]), variances, strict=True
+            )
+        ]
+        pairs = list(zip(means, deviations, strict=True))
+        if self.of == "inputs":
+            output = [[(v - m) / s for v, (m, s) in zip(row, pairs, strict=True)] for row in x]
+            factors = [1.0 / s for s in deviations]
+        else:
+            output = [[v * s + m for v, (m, s) in zip(row, pairs, strict=True)] for row in x]
+            factors = deviations
+
+        def backward(d_output: Matrix) -> tuple[Matrix, dict[str, Tensor]]:
+            d_input = [[d * f for d, f in zip(row, factors, strict=True)] for row in d_output]
+            return d_input, {}
+
+        return Forward(output, backward)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from . import losses, optimizers, schedules
-from .losses import AnyLoss, Loss, Target
+from .layers import Standardize
+from .losses import MAE, MSE, AnyLoss, Huber, Loss, Quantile, Target
 from .network import Sequential
 from .passes import Mode
 from .random import check_seed, permutation
@@ -97,6 +98,7 @@ class Trainer:
         weights = row_weights(sample_weight, len(x))
         self._check(x, y)
         self._take_up()
+        self.standardize(x, y, weights)
         losses_of_epochs = [
             self._epoch(x, y, weights, batch_size=batch_size, shuffle=shuffle, on_step=on_step)
             for _ in range(epochs)
@@ -127,6 +129,21 @@ class Trainer:
             after = [a + share * (p - a) for a, p in zip(before, theta, strict=True)]
             self._average[name] = reshape(after, present[name])
 
+    def standardize(self, X: Rows, y: Target, sample_weight: Sequence[float] | None = None) -> None:
+        """Measures the data for the Standardize layers that have not seen any; `fit` begins so."""
+        x = as_matrix(X, self.model.input_size, "X")
+        weights = row_weights(sample_weight, len(x))
+        outputs = self.model.output_size
+        for index, layer in enumerate(self.model.layers):
+            if not isinstance(layer, Standardize):
+                continue
+            values = x if layer.of == "inputs" else self._target_rows(y, outputs)
+            if not any(flatten(self.model.parameters()[f"{index}.running_var"])):
+                width = self.model.input_size if layer.of == "inputs" else outputs
+                measured = layer.measure(values, weights, width)
+                names = {f"{index}.{name}": value for name, value in measured.items()}
+                self.model.set_parameters(names)
+
     def _check(self, x: Matrix, y: Target) -> None:
         """Refuses what cannot be trained on, before anything has changed."""
         if not x:
@@ -141,6 +158,15 @@ class Trainer:
                 raise ValueError(f"y must be finite, but row {i} is not")
         if isinstance(self.loss, Loss):
             self.loss.target_rows(y, self.model.output_size)
+
+    def _target_rows(self, y: Target, outputs: int) -> Matrix:
+        """Targets as rows, of a loss whose outputs are in their units."""
+        if isinstance(self.loss, MSE | MAE | Huber | Quantile):
+            return self.loss.target_rows(y, outputs)
+        if isinstance(self.loss, Loss):
+            raise ValueError(f"the outputs of {self.loss} are not in the units of the targets")
+        rows = [value if isinstance(value, Sequence) else [value] for value in y]
+        return as_matrix(rows, outputs, "y")
 
     def _epoch(
         self,

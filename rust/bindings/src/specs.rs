@@ -6,7 +6,7 @@ use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::metric::Metric;
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
-use ranvier_core::plan::{AnyActivation, Dense, Layer};
+use ranvier_core::plan::{AnyActivation, Dense, Layer, Subject};
 use ranvier_core::schedule::{self, Per, Plateau, Schedule};
 
 /// (name, parameter)
@@ -45,6 +45,8 @@ pub struct LayerSpec {
     momentum: f64,
     #[pyo3(default)]
     eps: f64,
+    #[pyo3(default)]
+    of: String,
 }
 
 fn initializer((name, value, truncated): &InitializerSpec) -> Result<Initializer> {
@@ -77,6 +79,9 @@ impl LayerSpec {
                 eps: self.eps,
             },
             "softmax" => Layer::Softmax,
+            "standardize" => Layer::Standardize {
+                of: Subject::parse(&self.of)?,
+            },
             other => {
                 return Err(Error::argument(
                     "layers",

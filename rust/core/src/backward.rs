@@ -4,7 +4,9 @@
 use std::ops::Range;
 
 use crate::element::Element;
-use crate::layers::{DInput, batch_norm, clear_padding, layer_norm, pointwise, softmax};
+use crate::layers::{
+    DInput, batch_norm, clear_padding, layer_norm, pointwise, softmax, standardize,
+};
 use crate::loss::weight_sum;
 use crate::matmul::{Continue, Gate, Left, Right, Store, product};
 use crate::matrix::{Order, Panels, for_each_tile};
@@ -123,7 +125,7 @@ impl<F: Element> Backward<'_, F> {
             let node = self.nodes[l];
             let (before, after) = workspace.deltas.split_at_mut(l + 1);
             let d_output = &after[0][..node.output_shape(self.rows).len::<F>()];
-            let inputs = Panels::new(self.rows, node.inputs);
+            let inputs = node.input_shape(self.rows);
             let d_input = (l > 0 || workspace.d_input).then(|| DInput {
                 data: &mut before[l][..inputs.len::<F>()],
                 gated: l > 0 && self.nodes[l - 1].gated(),
@@ -151,7 +153,7 @@ impl<F: Element> Backward<'_, F> {
         d_input: Option<DInput<'_, F>>,
         mut narrow: Option<&mut [F]>,
     ) {
-        let inputs = Panels::new(self.rows, node.inputs);
+        let inputs = node.input_shape(self.rows);
         match node.op {
             Op::Dense {
                 weight,
@@ -244,6 +246,12 @@ impl<F: Element> Backward<'_, F> {
             Op::Softmax => {
                 if let Some(d_input) = d_input {
                     softmax::backward(inputs, stored.output, d_output, d_input);
+                }
+            }
+            Op::Standardize { turned, .. } => {
+                if let Some(d_input) = d_input {
+                    let scale = &stored.statistics[Panels::new(1, node.outputs).len::<F>()..];
+                    standardize::backward(inputs, turned, scale, d_output, d_input);
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::Clock;
+use crate::layers::standardize::add_moments;
 use crate::loss::{Loss, Target, weight_sum};
 use crate::matrix::Buffer;
 use crate::rng::{self, Purpose, Stream};
@@ -255,6 +256,98 @@ impl Data<'_> {
             ));
         }
         Ok(())
+    }
+}
+
+/// Rows of a source that are measured together.
+const ROWS: usize = 64;
+
+/// Mean and biased variance of columns.
+pub struct Moments {
+    pub mean: Buffer<f64>,
+    pub var: Buffer<f64>,
+}
+
+impl Moments {
+    /// Those of the columns of `source`, rounded to F, over the `rows` that count, by their `weights`. Rows are added in
+    /// order, in f64, once for the means and once more about them, which mends what rounding left of both. `tick` runs
+    /// about every 50 ms.
+    ///
+    /// A column counts as constant, and has the variance 1, where the variance is within the error bound of the textbook
+    /// algorithm (Chan, Golub and LeVeque 1983), as in scikit-learn's `StandardScaler`.
+    pub fn of<F: Element>(
+        name: &str,
+        source: &Source<'_>,
+        weights: Option<&Source<'_>>,
+        rows: Rows<'_>,
+        tick: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let cols = source.cols;
+        let mut values = Buffer::<F>::zeroed(ROWS.min(rows.len()).saturating_mul(cols))?;
+        let mut shares = [1.0; ROWS];
+        let (mut whole, mut present) = (rows.len() as f64, rows.len() as f64);
+        if let Some(weights) = weights {
+            (whole, present) = (0.0, 0.0);
+            for block in rows.blocks(ROWS) {
+                weights.gather_rows(block, &mut shares);
+                for &weight in shares.iter().take(block.len()).filter(|&&w| w > 0.0) {
+                    whole += weight;
+                    present += 1.0;
+                }
+            }
+        }
+        if whole <= 0.0 {
+            return Err(Error::argument(
+                "sample_weight",
+                "a positive weight among the rows to train on",
+                "none",
+            ));
+        }
+        let divisor = if weights.is_some() { 1.0 } else { whole };
+        let mut clock = Clock::new();
+        let mut about = |center: &[f64]| -> Result<[Buffer<f64>; 2]> {
+            let [mut firsts, mut seconds] = [Buffer::zeroed(cols)?, Buffer::zeroed(cols)?];
+            for block in rows.blocks(ROWS) {
+                if clock.due() {
+                    tick()?;
+                }
+                let values = &mut values[..block.len() * cols];
+                source.gather_rows(block, values);
+                let shares = &mut shares[..block.len()];
+                if let Some(weights) = weights {
+                    weights.gather_rows(block, shares);
+                    for share in &mut *shares {
+                        *share /= whole;
+                    }
+                }
+                add_moments(shares, center, values, &mut firsts, &mut seconds);
+            }
+            for sum in firsts.iter_mut().chain(seconds.iter_mut()) {
+                *sum /= divisor;
+            }
+            Ok([firsts, seconds])
+        };
+        let zeros = Buffer::zeroed(cols)?;
+        let [mut mean, _] = about(&zeros)?;
+        let [rest, mut var] = about(&mean)?;
+        for (column, var) in var.iter_mut().enumerate() {
+            mean[column] += rest[column];
+            *var -= rest[column] * rest[column];
+            let rounding = present * f64::EPSILON;
+            let bound = rounding * *var + (rounding * mean[column]) * (rounding * mean[column]);
+            if *var <= bound {
+                *var = 1.0;
+            }
+            let rounded = F::of(*var);
+            if !(rounded >= F::MIN_POSITIVE && rounded.finite() && F::of(mean[column]).finite()) {
+                return Err(Error::argument(
+                    name,
+                    format!("columns whose mean and variance {} can hold", F::NAME),
+                    format!("{:e} and {var:e} in column {column}", mean[column]),
+                ));
+            }
+        }
+        Ok(Self { mean, var })
     }
 }
 

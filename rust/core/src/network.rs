@@ -12,12 +12,14 @@ use crate::checkpoint::{File, Tensor};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
-use crate::layers::{batch_norm, clear_padding, dropout, layer_norm, noise, pointwise, softmax};
+use crate::layers::{
+    batch_norm, clear_padding, dropout, layer_norm, noise, pointwise, softmax, standardize,
+};
 use crate::loss::weight_sum;
 use crate::matmul::{BiasActivation, Left, Right, product};
 use crate::matrix::{Buffer, Panels};
 use crate::optimizers::Constraint;
-use crate::plan::{Fill, Layer, Node, Op, Plan, Slot};
+use crate::plan::{Fill, Layer, Node, Op, Plan, Slot, Subject};
 use crate::rng::{Purpose, Stream};
 
 /// A network: its plan, its parameters and the running statistics of its normalisations.
@@ -356,9 +358,10 @@ impl<F: Element> Network<F> {
             let (before, after) = workspace.values.split_at_mut(l + 1);
             if node.turned() {
                 // The input's columns are those of the weight and its gradient, whose padding is zero.
-                clear_padding(Panels::new(rows, node.inputs), &mut before[l]);
+                clear_padding(node.input_shape(rows), &mut before[l]);
             }
-            let input = &before[l][..Panels::new(rows, node.inputs).len::<F>()];
+            let inputs = node.input_shape(rows);
+            let input = &before[l][..inputs.len::<F>()];
             let output = &mut after[0][..shape.len::<F>()];
             let gates = if workspace.backward && node.gated() {
                 &mut workspace.deltas[l + 1][..shape.len::<F>()]
@@ -366,7 +369,6 @@ impl<F: Element> Network<F> {
                 &mut []
             };
             let statistics = &mut workspace.statistics[l];
-            let inputs = Panels::new(rows, node.inputs);
             let narrow = workspace.narrow.as_deref_mut();
             self.forward_node(node, inputs, input, output, gates, statistics, pass, narrow);
         }
@@ -482,7 +484,31 @@ impl<F: Element> Network<F> {
                 );
             }
             Op::Softmax => softmax::forward(shape, input, output),
+            Op::Standardize { of, mean, turned } => {
+                let width = Panels::new(1, node.outputs).len::<F>();
+                let (shift, scale) = statistics.split_at_mut(width);
+                let running = |slot: usize| &self.state[self.state_slots[slot].range::<F>()];
+                standardize::factors(of, running(mean), running(mean + 1), shift, scale);
+                match of {
+                    Subject::Inputs => standardize::forward(shape, shift, scale, input, output),
+                    Subject::Targets => {
+                        standardize::inverse(shape, turned, shift, scale, input, output);
+                    }
+                }
+            }
         }
+    }
+
+    /// The slot of the mean of a layer that standardises `of` and has no statistics yet; that of the variance is the
+    /// next.
+    pub fn unfitted(&self, of: Subject) -> Option<usize> {
+        self.nodes.iter().find_map(|node| match node.op {
+            Op::Standardize { of: own, mean, .. } if own == of => {
+                let var = &self.state[self.state_slots[mean + 1].range::<F>()];
+                var.iter().all(|&var| var <= F::ZERO).then_some(mean)
+            }
+            _ => None,
+        })
     }
 
     /// Moves the running statistics towards those of the workspace's last training pass. A batch with fewer

@@ -87,16 +87,52 @@ impl Dense {
     }
 }
 
+/// What a layer standardises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// The network's inputs.
+    Inputs,
+    /// Its outputs are put into the units of the targets.
+    Targets,
+}
+
+impl Subject {
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "inputs" => Ok(Self::Inputs),
+            "targets" => Ok(Self::Targets),
+            _ => Err(Error::argument(
+                "of",
+                "inputs or targets",
+                format!("{name:?}"),
+            )),
+        }
+    }
+}
+
 /// A layer as the user describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layer {
     Dense(Dense),
     Activation(AnyActivation),
-    Dropout { rate: f64 },
-    GaussianNoise { stddev: f64 },
-    LayerNorm { eps: f64 },
-    BatchNorm { momentum: f64, eps: f64 },
+    Dropout {
+        rate: f64,
+    },
+    GaussianNoise {
+        stddev: f64,
+    },
+    LayerNorm {
+        eps: f64,
+    },
+    BatchNorm {
+        momentum: f64,
+        eps: f64,
+    },
     Softmax,
+    /// The first layer, or of targets the last one.
+    Standardize {
+        of: Subject,
+    },
 }
 
 /// A parameter's place in a flat vector.
@@ -175,6 +211,12 @@ pub(crate) enum Op {
         mean: usize,
     },
     Softmax,
+    Standardize {
+        of: Subject,
+        mean: usize,
+        /// As for `Dense`, and so is the input.
+        turned: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -196,7 +238,18 @@ impl Node {
 
     /// Whether the output is stored as its transpose, the batch as columns.
     pub(crate) fn turned(&self) -> bool {
-        matches!(self.op, Op::Dense { turned: true, .. })
+        matches!(
+            self.op,
+            Op::Dense { turned: true, .. } | Op::Standardize { turned: true, .. }
+        )
+    }
+
+    /// Shape in which `rows` rows of input are stored.
+    pub(crate) fn input_shape(&self, rows: usize) -> Panels {
+        match self.op {
+            Op::Standardize { turned: true, .. } => Panels::new(self.inputs, rows),
+            _ => Panels::new(rows, self.inputs),
+        }
     }
 
     /// Shape in which `rows` rows of output are stored.
@@ -235,6 +288,7 @@ impl Node {
             } => lanes::COUNT * self.outputs,
             Op::LayerNorm { .. } => 2 * rows,
             Op::BatchNorm { .. } => 3 * Panels::new(1, self.outputs).len::<F>(),
+            Op::Standardize { .. } => 2 * Panels::new(1, self.outputs).len::<F>(),
             _ => 0,
         }
     }
@@ -305,8 +359,13 @@ impl Plan {
             outputs: inputs,
             ..Self::default()
         };
+        // What puts outputs into the targets' units takes them as they lie.
+        let depth = match layers {
+            [before @ .., Layer::Standardize { .. }] => before.len(),
+            _ => layers.len(),
+        };
         for (number, layer) in layers.iter().enumerate() {
-            let last = number + 1 == layers.len();
+            let last = number + 1 == depth;
             plan.outputs = plan.add::<F>(number, layer, plan.outputs, last);
         }
         Ok(plan)
@@ -340,13 +399,8 @@ impl Plan {
             }
             Layer::BatchNorm { momentum, eps } => {
                 let weight = self.affine::<F>(number, width);
-                let mean =
-                    self.state
-                        .add::<F>(format!("{number}.running_mean"), vec![width], false);
-                let var = self
-                    .state
-                    .add::<F>(format!("{number}.running_var"), vec![width], false);
-                self.state_fills.push((var, 1.0));
+                let mean = self.running::<F>(number, width);
+                self.state_fills.push((mean + 1, 1.0));
                 self.nodes.push(node(Op::BatchNorm {
                     momentum: *momentum,
                     eps: *eps,
@@ -355,6 +409,15 @@ impl Plan {
                 }));
             }
             Layer::Softmax => self.nodes.push(node(Op::Softmax)),
+            Layer::Standardize { of } => {
+                let turned = self.nodes.last().is_some_and(Node::turned);
+                let mean = self.running::<F>(number, width);
+                self.nodes.push(node(Op::Standardize {
+                    of: *of,
+                    mean,
+                    turned,
+                }));
+            }
         }
         outputs
     }
@@ -431,6 +494,17 @@ impl Plan {
         }
     }
 
+    /// Running mean and variance in consecutive slots; returns the mean's.
+    fn running<F: Element>(&mut self, number: usize, width: usize) -> usize {
+        let mut add = |role| {
+            self.state
+                .add::<F>(format!("{number}.{role}"), vec![width], false)
+        };
+        let mean = add("running_mean");
+        add("running_var");
+        mean
+    }
+
     fn activation<F: Element>(&mut self, number: usize, activation: AnyActivation, width: usize) {
         let op = match activation {
             AnyActivation::Elementwise(activation) => Op::Pointwise(activation),
@@ -499,8 +573,22 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
             inputs,
         ));
     }
-    for layer in layers {
+    for (number, layer) in layers.iter().enumerate() {
         let fault = match layer {
+            Layer::Standardize {
+                of: Subject::Inputs,
+            } if number > 0 => Some((
+                "layers",
+                "a Standardize of inputs as the first layer",
+                format!("it as layer {number}"),
+            )),
+            Layer::Standardize {
+                of: Subject::Targets,
+            } if number + 1 < layers.len() => Some((
+                "layers",
+                "a Standardize of targets as the last layer",
+                format!("it as layer {number} of {}", layers.len()),
+            )),
             Layer::Dense(Dense { units, .. }) if *units == 0 || *units > LIMIT => {
                 Some(("units", "a positive number up to 2^31", units.to_string()))
             }

@@ -222,6 +222,20 @@ impl Rows<'_> {
         self.len() == 0
     }
 
+    /// The rows in blocks of `size`, the last one shorter.
+    pub fn blocks(self, size: usize) -> impl Iterator<Item = Self> {
+        (0..self.len()).step_by(size).map(move |at| {
+            let count = size.min(self.len() - at);
+            match self {
+                Self::Picked(rows) => Self::Picked(&rows[at..at + count]),
+                Self::Range { first, .. } => Self::Range {
+                    first: first + at,
+                    count,
+                },
+            }
+        })
+    }
+
     #[inline(always)]
     pub fn get(self, index: usize) -> usize {
         match self {

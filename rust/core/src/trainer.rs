@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::average::Average;
 use crate::backward::Part;
 use crate::checkpoint::{File, Tensor};
-use crate::data::{self, BatchTargets, Data, Feed, Objective, Split};
+use crate::data::{self, BatchTargets, Data, Feed, Moments, Objective, Split, Targets};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate, nothing};
@@ -15,12 +15,20 @@ use crate::matrix::{Buffer, all_finite};
 use crate::metric::Metric;
 use crate::network::{Network, Pass, Precision, Workspace};
 use crate::optimizers::{Optimizer, OptimizerState};
+use crate::plan::Subject;
 use crate::pool;
 use crate::rng::{number_rows, shuffle};
 use crate::schedule::{PlateauState, Time};
 use crate::simd::bf16::Arithmetic;
-use crate::source::Rows;
+use crate::source::{Rows, Source};
 use crate::watch::{Figure, Goal, Progress, Watch};
+
+/// Targets and weights as the caller has them, which those of the data need not be.
+#[derive(Clone, Copy)]
+pub struct Scaling<'a> {
+    pub targets: Option<Source<'a>>,
+    pub weights: Option<Source<'a>>,
+}
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
@@ -30,6 +38,8 @@ pub struct FitPlan<'a> {
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
+    /// What layers that standardise are fitted to, besides the features.
+    pub scaling: Scaling<'a>,
     /// Figures of the validation besides the loss.
     pub metrics: &'a [Metric],
     /// None goes on with what [`Trainer::restore`] found in progress.
@@ -54,6 +64,13 @@ impl<'a> FitPlan<'a> {
             validation: None,
             split: None,
             objective,
+            scaling: Scaling {
+                targets: match data.targets {
+                    Some(Targets::Values(targets)) => Some(targets),
+                    _ => None,
+                },
+                weights: data.weights,
+            },
             metrics: &[],
             epochs: Some(1),
             batch_size,
@@ -64,6 +81,61 @@ impl<'a> FitPlan<'a> {
             watch: None,
             plateau: None,
         }
+    }
+
+    /// Fits the layers that standardise and have no statistics yet to the rows that are trained on, all or none.
+    fn standardize<F: Element>(
+        &self,
+        shared: &Shared<F>,
+        monitor: &mut dyn Monitor<F>,
+    ) -> Result<()> {
+        let Some(data) = self.data.arrays() else {
+            return Ok(());
+        };
+        let (inputs, targets, outputs) = {
+            let network = shared.read();
+            let [inputs, targets] =
+                [Subject::Inputs, Subject::Targets].map(|of| network.unfitted(of));
+            (inputs, targets, network.outputs)
+        };
+        let mut measure = |name: &str, source: &Source<'_>| {
+            let (rows, weights) = (data.range(0, data.count()), self.scaling.weights.as_ref());
+            Moments::of::<F>(name, source, weights, rows, &mut || monitor.tick())
+        };
+        let mut found = Vec::new();
+        let mut put = |slot: usize, moments: &Moments, each: usize| -> Result<()> {
+            for (slot, values) in [(slot, &moments.mean), (slot + 1, &moments.var)] {
+                let mut rounded = Buffer::<F>::zeroed(values.len() * each)?;
+                for (to, &value) in rounded.chunks_exact_mut(each).zip(values.iter()) {
+                    to.fill(F::of(value));
+                }
+                found.push((slot, rounded));
+            }
+            Ok(())
+        };
+        if let Some(slot) = inputs {
+            put(slot, &measure("X", &data.x)?, 1)?;
+        }
+        if let Some(slot) = targets {
+            let fits = |y: &Source<'_>| {
+                y.rows == data.x.rows && y.cols > 0 && outputs.is_multiple_of(y.cols)
+            };
+            let Some(y) = self.scaling.targets.filter(fits) else {
+                return Err(Error::argument(
+                    "y",
+                    "columns of numbers that the outputs predict, for a Standardize of targets",
+                    "others",
+                ));
+            };
+            put(slot, &measure("y", &y)?, outputs / y.cols)?;
+        }
+        if !found.is_empty() {
+            let mut network = shared.write();
+            for (slot, values) in found {
+                network.write_state(slot, &values);
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a split that leaves nothing, or nothing of weight, on a side.
@@ -520,6 +592,7 @@ impl<F: Element> Trainer<F> {
                 .workspace(batch_size, true, false, self.precision);
             self.workspace = Some(workspace?);
         }
+        plan.standardize(shared, monitor)?;
         self.take_up(shared, &plan);
         let standing = &mut self.standing;
         if let Some(epochs) = plan.epochs {

@@ -7,6 +7,7 @@ pub mod layer_norm;
 pub mod noise;
 pub mod pointwise;
 pub mod softmax;
+pub mod standardize;
 
 use crate::element::Element;
 use crate::matrix::Panels;

@@ -1,0 +1,134 @@
+//! Standardisation by the mean and variance of the data: (x − mean)/√var for inputs, x·√var + mean for outputs in the
+//! units of the targets. A feature whose variance is 0 passes as it is.
+
+use super::DInput;
+use crate::element::Element;
+use crate::matrix::Panels;
+use crate::plan::Subject;
+use crate::simd::kernel;
+
+kernel! {
+    /// What is subtracted and multiplied, or multiplied and added, for each feature.
+    pub fn factors[F: Element](
+        of: Subject,
+        mean: &[F],
+        var: &[F],
+        shift: &mut [F],
+        scale: &mut [F],
+    )[F] {
+        for j in 0..mean.len() {
+            let deviation = if var[j] > F::ZERO { var[j].root() } else { F::ONE };
+            shift[j] = if var[j] > F::ZERO { mean[j] } else { F::ZERO };
+            scale[j] = match of {
+                Subject::Inputs => F::ONE / deviation,
+                Subject::Targets => deviation,
+            };
+        }
+    }
+}
+
+kernel! {
+    /// (x − shift)·scale
+    pub fn forward[F: Element](
+        shape: Panels,
+        shift: &[F],
+        scale: &[F],
+        input: &[F],
+        output: &mut [F],
+    )[F] {
+        for p in 0..shape.count::<F>() {
+            let width = shape.width::<F>(p);
+            let columns = p * F::PANEL..p * F::PANEL + width;
+            let (shift, scale) = (&shift[columns.clone()], &scale[columns]);
+            let panel = shape.panel::<F>(p);
+            let rows = output[panel.clone()].chunks_exact_mut(width);
+            for (out, x) in rows.zip(input[panel].chunks_exact(width)) {
+                for j in 0..width {
+                    out[j] = (x[j] - shift[j]) * scale[j];
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// x·scale + shift; features are rows where the batch is the columns (`turned`).
+    pub fn inverse[F: Element](
+        shape: Panels,
+        turned: bool,
+        shift: &[F],
+        scale: &[F],
+        input: &[F],
+        output: &mut [F],
+    )[F] {
+        for p in 0..shape.count::<F>() {
+            let width = shape.width::<F>(p);
+            let panel = shape.panel::<F>(p);
+            let rows = output[panel.clone()].chunks_exact_mut(width);
+            for (row, (out, x)) in rows.zip(input[panel].chunks_exact(width)).enumerate() {
+                if turned {
+                    let (shift, scale) = (shift[row], scale[row]);
+                    for j in 0..width {
+                        out[j] = x[j].fma(scale, shift);
+                    }
+                } else {
+                    let columns = p * F::PANEL..p * F::PANEL + width;
+                    let (shift, scale) = (&shift[columns.clone()], &scale[columns]);
+                    for j in 0..width {
+                        out[j] = x[j].fma(scale[j], shift[j]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// d_input = d_output·scale
+    pub fn backward[F: Element](
+        shape: Panels,
+        turned: bool,
+        scale: &[F],
+        d_output: &[F],
+        d_input: DInput<'_, F>,
+    )[F] {
+        let mut d_input = d_input;
+        for p in 0..shape.count::<F>() {
+            let width = shape.width::<F>(p);
+            for row in 0..shape.rows {
+                let span = shape.row::<F>(p, row);
+                let (start, d) = (span.start, d_output[span].iter());
+                if turned {
+                    d_input.put(start, d.map(|&d| d * scale[row]));
+                } else {
+                    let scale = &scale[p * F::PANEL..p * F::PANEL + width];
+                    d_input.put(start, d.zip(scale).map(|(&d, &scale)| d * scale));
+                }
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Adds s·(x − center) and s·(x − center)² of each row of `values` (row-major) to the columns' sums; rows whose
+    /// share s is 0 are absent.
+    pub fn add_moments[F: Element](
+        shares: &[f64],
+        center: &[f64],
+        values: &[F],
+        firsts: &mut [f64],
+        seconds: &mut [f64],
+    )[F] {
+        let cols = center.len();
+        for (&share, row) in shares.iter().zip(values.chunks_exact(cols)) {
+            if share == 0.0 {
+                continue;
+            }
+            for j in 0..cols {
+                let d = row[j].to_f64() - center[j];
+                firsts[j] += share * d;
+                seconds[j] += share * d * d;
+            }
+        }
+    }
+}
