@@ -121,12 +121,15 @@ impl<F: Element> Backward<'_, F> {
             &workspace.d_output,
             &mut workspace.deltas[depth],
         );
-        for l in (0..depth).rev() {
+        // Gradients in front of the first parameter are of use for that of the input alone.
+        let trained = self.nodes.iter().position(Node::trainable).unwrap_or(depth);
+        let first = if workspace.d_input { 0 } else { trained };
+        for l in (first..depth).rev() {
             let node = self.nodes[l];
             let (before, after) = workspace.deltas.split_at_mut(l + 1);
             let d_output = &after[0][..node.output_shape(self.rows).len::<F>()];
             let inputs = node.input_shape(self.rows);
-            let d_input = (l > 0 || workspace.d_input).then(|| DInput {
+            let d_input = (l > first || workspace.d_input).then(|| DInput {
                 data: &mut before[l][..inputs.len::<F>()],
                 gated: l > 0 && self.nodes[l - 1].gated(),
             });

@@ -236,6 +236,14 @@ impl Node {
         }
     }
 
+    /// Whether training changes parameters of it.
+    pub(crate) fn trainable(&self) -> bool {
+        matches!(
+            self.op,
+            Op::Dense { .. } | Op::PRelu { .. } | Op::LayerNorm { .. } | Op::BatchNorm { .. }
+        )
+    }
+
     /// Whether the output is stored as its transpose, the batch as columns.
     pub(crate) fn turned(&self) -> bool {
         matches!(
