@@ -259,8 +259,9 @@ impl Data<'_> {
     }
 }
 
-/// Rows of a source that are measured together.
+/// Most rows of a source that are measured together, and most numbers, which the cache holds.
 const ROWS: usize = 64;
+const VALUES: usize = 1 << 14;
 
 /// Mean and biased variance of columns.
 pub struct Moments {
@@ -283,7 +284,8 @@ impl Moments {
         tick: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Self> {
         let cols = source.cols;
-        let mut values = Buffer::<F>::zeroed(ROWS.min(rows.len()).saturating_mul(cols))?;
+        let block_rows = (VALUES / cols.max(1)).clamp(1, ROWS);
+        let mut values = Buffer::<F>::zeroed(block_rows.saturating_mul(cols))?;
         let mut shares = [1.0; ROWS];
         let (mut whole, mut present) = (rows.len() as f64, rows.len() as f64);
         if let Some(weights) = weights {
@@ -307,7 +309,7 @@ impl Moments {
         let mut clock = Clock::new();
         let mut about = |center: &[f64]| -> Result<[Buffer<f64>; 2]> {
             let [mut firsts, mut seconds] = [Buffer::zeroed(cols)?, Buffer::zeroed(cols)?];
-            for block in rows.blocks(ROWS) {
+            for block in rows.blocks(block_rows) {
                 if clock.due() {
                     tick()?;
                 }

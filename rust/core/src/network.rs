@@ -489,12 +489,7 @@ impl<F: Element> Network<F> {
                 let (shift, scale) = statistics.split_at_mut(width);
                 let running = |slot: usize| &self.state[self.state_slots[slot].range::<F>()];
                 standardize::factors(of, running(mean), running(mean + 1), shift, scale);
-                match of {
-                    Subject::Inputs => standardize::forward(shape, shift, scale, input, output),
-                    Subject::Targets => {
-                        standardize::inverse(shape, turned, shift, scale, input, output);
-                    }
-                }
+                standardize::forward(of, shape, turned, [shift, scale], input, output);
             }
         }
     }
@@ -569,13 +564,17 @@ mod tests {
     /// The sigmoid of padding is not zero, and padding must not reach norms of gradients.
     #[test]
     fn padding_of_gradients_is_zero_for_every_layout() {
-        for (widths, rows) in [
-            (vec![20, 3], 5),
-            (vec![3, 1], 1),
-            (vec![70, 9], 17),
-            (vec![2, 2], 2),
+        let of = Subject::Targets;
+        for (widths, rows, last) in [
+            (vec![20, 3], 5, None),
+            (vec![20, 3], 5, Some(Layer::Standardize { of })),
+            (vec![3, 1], 1, None),
+            (vec![70, 9], 17, None),
+            (vec![70, 9], 17, Some(Layer::Standardize { of })),
+            (vec![2, 2], 2, None),
         ] {
-            let layers: Vec<Layer> = widths.iter().map(|&units| dense(units)).collect();
+            let layers = widths.iter().map(|&units| dense(units)).chain(last);
+            let layers: Vec<Layer> = layers.collect();
             let network = Network::<f32>::new(&layers, 7, 1).unwrap();
             let mut workspace = network
                 .workspace(rows, true, true, Precision::Full)

@@ -13,7 +13,7 @@ use ranvier_core::evaluation::{Monitor, Shared, predict, predict_at_once};
 use ranvier_core::loss::Loss;
 use ranvier_core::network::{Network, Precision};
 use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
-use ranvier_core::plan::{Dense, Layer};
+use ranvier_core::plan::{Dense, Layer, Subject};
 use ranvier_core::schedule::Schedule;
 use ranvier_core::source::{Rows, Sink, Source};
 use ranvier_core::trainer::{FitPlan, Trainer};
@@ -58,6 +58,9 @@ fn dense(units: usize, activation: Activation) -> Layer {
 /// Allocations of a fit of so many epochs by a trainer that is warm.
 fn allocations(precision: Precision, epochs: u64) -> usize {
     let layers = [
+        Layer::Standardize {
+            of: Subject::Inputs,
+        },
         dense(70, Activation::Tanh),
         Layer::BatchNorm {
             momentum: 0.1,
@@ -107,12 +110,18 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
 /// Allocations of `count` predictions of so many rows by a network that has predicted as many before.
 fn predictions(units: usize, rows: usize, count: usize) -> usize {
     let layers = [
+        Layer::Standardize {
+            of: Subject::Inputs,
+        },
         dense(units, Activation::Tanh),
         Layer::BatchNorm {
             momentum: 0.1,
             eps: 1e-5,
         },
         dense(3, Activation::Identity),
+        Layer::Standardize {
+            of: Subject::Targets,
+        },
     ];
     let shared = Shared::new(Network::<f32>::new(&layers, 20, 1).unwrap());
     let x = vec![0.5; rows * 20];

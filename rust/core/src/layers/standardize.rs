@@ -28,55 +28,48 @@ kernel! {
 }
 
 kernel! {
-    /// (x − shift)·scale
+    /// (x − shift)·scale, or of targets x·scale + shift; features are rows where the batch is the columns (`turned`).
     pub fn forward[F: Element](
+        of: Subject,
         shape: Panels,
-        shift: &[F],
-        scale: &[F],
+        turned: bool,
+        factors: [&[F]; 2],
         input: &[F],
         output: &mut [F],
     )[F] {
-        for p in 0..shape.count::<F>() {
-            let width = shape.width::<F>(p);
-            let columns = p * F::PANEL..p * F::PANEL + width;
-            let (shift, scale) = (&shift[columns.clone()], &scale[columns]);
-            let panel = shape.panel::<F>(p);
-            let rows = output[panel.clone()].chunks_exact_mut(width);
-            for (out, x) in rows.zip(input[panel].chunks_exact(width)) {
-                for j in 0..width {
-                    out[j] = (x[j] - shift[j]) * scale[j];
-                }
-            }
+        let standardize = |x: F, shift: F, scale: F| (x - shift) * scale;
+        let put_back = |x: F, shift, scale| x.fma(scale, shift);
+        match of {
+            Subject::Inputs => each(shape, turned, factors, input, output, standardize),
+            Subject::Targets => each(shape, turned, factors, input, output, put_back),
         }
     }
 }
 
-kernel! {
-    /// x·scale + shift; features are rows where the batch is the columns (`turned`).
-    pub fn inverse[F: Element](
-        shape: Panels,
-        turned: bool,
-        shift: &[F],
-        scale: &[F],
-        input: &[F],
-        output: &mut [F],
-    )[F] {
-        for p in 0..shape.count::<F>() {
-            let width = shape.width::<F>(p);
-            let panel = shape.panel::<F>(p);
-            let rows = output[panel.clone()].chunks_exact_mut(width);
-            for (row, (out, x)) in rows.zip(input[panel].chunks_exact(width)).enumerate() {
-                if turned {
-                    let (shift, scale) = (shift[row], scale[row]);
-                    for j in 0..width {
-                        out[j] = x[j].fma(scale, shift);
-                    }
-                } else {
-                    let columns = p * F::PANEL..p * F::PANEL + width;
-                    let (shift, scale) = (&shift[columns.clone()], &scale[columns]);
-                    for j in 0..width {
-                        out[j] = x[j].fma(scale[j], shift[j]);
-                    }
+/// Every value by `function` of it and its feature's factors.
+#[inline(always)]
+fn each<F: Element>(
+    shape: Panels,
+    turned: bool,
+    [shift, scale]: [&[F]; 2],
+    input: &[F],
+    output: &mut [F],
+    function: impl Fn(F, F, F) -> F,
+) {
+    for p in 0..shape.count::<F>() {
+        let width = shape.width::<F>(p);
+        for row in 0..shape.rows {
+            let span = shape.row::<F>(p, row);
+            let (x, out) = (&input[span.clone()], &mut output[span]);
+            if turned {
+                for j in 0..width {
+                    out[j] = function(x[j], shift[row], scale[row]);
+                }
+            } else {
+                let columns = p * F::PANEL..p * F::PANEL + width;
+                let (shift, scale) = (&shift[columns.clone()], &scale[columns]);
+                for j in 0..width {
+                    out[j] = function(x[j], shift[j], scale[j]);
                 }
             }
         }
