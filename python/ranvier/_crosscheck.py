@@ -98,9 +98,10 @@ def crosscheck(
 ) -> CrosscheckReport:
     """Trains copies of the model in the core and in `ranvier.reference` and compares them.
 
-    Both start from the model's parameters and draw the same batches and dropout masks from the
-    seed. The model itself does not change. The reference is plain Python: a network of some
-    thousand parameters and a few steps take a second.
+    Both start from the model's parameters, measure the data for `Standardize` where the model has
+    not been fitted, and draw the same batches and dropout masks from the seed. The model itself
+    does not change. The reference is plain Python: a network of some thousand parameters and a few
+    steps take a second.
 
     Args:
         model: a model that knows its input_size.

@@ -134,15 +134,16 @@ class Trainer:
         x = as_matrix(X, self.model.input_size, "X")
         weights = row_weights(sample_weight, len(x))
         outputs = self.model.output_size
+        measured: dict[str, Tensor] = {}
         for index, layer in enumerate(self.model.layers):
             if not isinstance(layer, Standardize):
                 continue
             values = x if layer.of == "inputs" else self._target_rows(y, outputs)
             if not any(flatten(self.model.parameters()[f"{index}.running_var"])):
                 width = self.model.input_size if layer.of == "inputs" else outputs
-                measured = layer.measure(values, weights, width)
-                names = {f"{index}.{name}": value for name, value in measured.items()}
-                self.model.set_parameters(names)
+                moments = layer.measure(values, weights, width)
+                measured |= {f"{index}.{name}": value for name, value in moments.items()}
+        self.model.set_parameters(measured)
 
     def _check(self, x: Matrix, y: Target) -> None:
         """Refuses what cannot be trained on, before anything has changed."""

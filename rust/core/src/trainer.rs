@@ -121,10 +121,14 @@ impl<'a> FitPlan<'a> {
                 y.rows == data.x.rows && y.cols > 0 && outputs.is_multiple_of(y.cols)
             };
             let Some(y) = self.scaling.targets.filter(fits) else {
+                let shape = |y: &Source<'_>| format!("shape ({}, {})", y.rows, y.cols);
                 return Err(Error::argument(
                     "y",
                     "columns of numbers that the outputs predict, for a Standardize of targets",
-                    "others",
+                    self.scaling
+                        .targets
+                        .as_ref()
+                        .map_or("none".to_owned(), shape),
                 ));
             };
             put(slot, &measure("y", &y)?, outputs / y.cols)?;
