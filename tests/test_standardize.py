@@ -234,7 +234,7 @@ def test_rows_held_out_are_not_seen():
     split = net(dtype="float64")
     trainer = rv.Trainer(split, loss="mse", seed=3)
     trainer.fit(X, y, validation_split=0.3)
-    arrays = {"x": X, "values": y, "labels": None, "weights": None}
+    arrays = {"x": X, "values": y, "labels": None, "weights": None, "given": (None, None)}
     out = np.frombuffer(rv._core.holdout(arrays, (0.3, 3)), np.uint32)
     rows = np.setdiff1d(np.arange(60), out)
     np.testing.assert_allclose(statistics(split)[0], X[rows].mean(axis=0), rtol=1e-12)
@@ -689,3 +689,63 @@ def test_a_negative_variance_is_refused():
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     print(json.dumps(everything()))
+
+
+# ---------------------------------------------------------------- data in blocks
+
+
+def in_blocks(*arrays):
+    cuts = [0, 7, 8, 50, 90]
+    return [tuple(a[first:last] for a in arrays) for first, last in itertools.pairwise(cuts)]
+
+
+def test_one_block_is_measured_to_the_bits_of_the_arrays():
+    X, y = data()
+    whole, single = net(), net()
+    whole.fit(X, y, loss="mse", epochs=2)
+    single.fit([(X, y)], loss="mse", epochs=2)
+    assert bits(whole) == bits(single)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_are_measured_together_before_the_first_step(weighted):
+    X, y = data()
+    weight = (np.arange(90) % 4 * (np.arange(90) >= 8)).astype(float) if weighted else None
+    arrays = (X, y) if weight is None else (X, y, weight)
+    options = {"loss": "mse", "optimizer": STILL}
+    expected, model = net(dtype="float64"), net(dtype="float64")
+    expected.fit(X, y, sample_weight=weight, **options)
+    model.fit(in_blocks(*arrays), **options)
+    for layer in (0, 3):
+        for ours, theirs in zip(statistics(model, layer), statistics(expected, layer), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_a_loss_of_ones_own_and_class_weights_on_blocks_measure_what_was_given():
+    X, y = data(outputs=1)
+    model, expected = net(outputs=1, dtype="float64"), net(outputs=1, dtype="float64")
+    model.fit(in_blocks(X, y), loss=Squares(), optimizer=STILL)
+    expected.fit(X, y, loss="mse", optimizer=STILL)
+    np.testing.assert_allclose(statistics(model, 3), statistics(expected, 3), rtol=1e-12)
+    labels = np.arange(90) % 2
+    measured = []
+    for class_weight in (None, {1: 5.0}):
+        model = net(targets=False, dtype="float64")
+        model.fit(
+            in_blocks(X, labels),
+            loss="cross_entropy",
+            optimizer=STILL,
+            class_weight=class_weight,
+        )
+        measured.append(statistics(model))
+    np.testing.assert_array_equal(measured[0], measured[1])
+
+
+def test_a_fault_in_any_block_leaves_the_layers_as_they_were():
+    X, y = data()
+    X[60, 2] = np.nan
+    model = net(input_size=5)
+    before = bits(model)
+    with pytest.raises(rv.ArgumentError, match="X of block 3: expected finite"):
+        model.fit(in_blocks(X, y), loss="mse")
+    assert bits(model) == before

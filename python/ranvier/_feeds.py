@@ -138,8 +138,8 @@ class Blocks:
             if arrays["x"].shape[0]:
                 yield number, self._weigh(arrays)
 
-    def _take(self, epoch: int, place: int) -> tuple[int, dict[str, Any]] | None:
-        """The next block of an epoch; None after the last one."""
+    def _take(self, epoch: int | None, place: int) -> tuple[int, dict[str, Any]] | None:
+        """The next block of an epoch, or in the source's order; None after the last one."""
         self.current.clear()
         self.arrays = {}
         if self._reader is None:

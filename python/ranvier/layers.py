@@ -250,7 +250,8 @@ class Standardize(Layer):
     `class_weight`. They are taken before the first step, in float64, of the numbers as the model's
     dtype holds them, and stay as they are in later fits; `set_parameters`, files and copies carry
     them like BatchNorm's, as "0.running_mean" and "0.running_var". A constant column has variance
-    1; columns count as constant as in scikit-learn's `StandardScaler`.
+    1; columns count as constant as in scikit-learn's `StandardScaler`. Data in blocks is read once
+    more for that, before the first epoch.
 
     A variance of 0 says that nothing was measured: the feature passes as it is. So the layer is the
     identity before the first fit; where all variances are 0, the next fit measures. Whoever writes

@@ -307,6 +307,7 @@ def arrays_of(
     """X, y and weights as the core takes them; a custom loss has its targets under "own"."""
     arrays: dict[str, Any] = dict.fromkeys(("values", "labels", "weights", "own"))
     arrays["x"] = X
+    arrays["given"] = (None, None)
     name = prefix + target_name + suffix
     if isinstance(loss, Loss):
         targets = loss.targets(y, dtype, name)

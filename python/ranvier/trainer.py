@@ -498,7 +498,6 @@ class Trainer:
                 )
             feed.order_by(self._seed if saved["shuffle"] else None)
         outputs = self._model._outputs(width)
-        scaling = _scaling(self._model, feed.arrays, self._loss, outputs)
         if (wanted := saved["class_weight"]) is not None:
             own = None if part is None else part.rows
             self._weigh(feed, wanted, outputs, own)
@@ -509,7 +508,6 @@ class Trainer:
         plan = {
             "data": feed.core,
             "validation": None if validation is None else validation.core,
-            "scaling": scaling,
             **{name: saved[name] for name in _OF_THE_CORE},
             "epochs": epochs,
             "max_steps": options["max_steps"],
@@ -721,7 +719,30 @@ class Trainer:
     ) -> dict[str, Any]:
         """X, y and weights as the core takes them."""
         x = self._model._features(X, f"{prefix}X{suffix}", rows=rows)
-        return arrays_of(x, y, weight, self._loss, self._model.dtype, prefix=prefix, suffix=suffix)
+        dtype = self._model.dtype
+        arrays = arrays_of(x, y, weight, self._loss, dtype, prefix=prefix, suffix=suffix)
+        return arrays | {"given": self._given(arrays, f"{prefix}y{suffix}")}
+
+    def _given(self, arrays: dict[str, Any], name: str) -> tuple[Any, Any]:
+        """Targets and weights that Standardize measures, before class weights come in."""
+        last, loss = self._model.layers[-1], self._loss
+        if last != Standardize(of="targets"):
+            return None, arrays["weights"]
+        if isinstance(loss, Loss):
+            if not isinstance(loss, MSE | MAE | Huber | Quantile):
+                raise ArgumentError(
+                    f"loss: expected mse, mae, huber or quantile before {last!r}, for its outputs "
+                    f"are in the units of y, got {loss!r}"
+                )
+            return arrays["values"], arrays["weights"]
+        outputs = self._model._outputs(arrays["x"].shape[1])
+        targets = matrix(arrays["own"], self._model.dtype, name)
+        if targets.size != len(targets) * outputs:
+            raise ShapeError(
+                f"{name}: expected {outputs} columns, one for each output, for {last!r} and a loss "
+                f"of one's own, got shape {targets.shape}"
+            )
+        return targets, arrays["weights"]
 
     def _weigh(self, feed: Feed, wanted: Any, outputs: int, own: Array | None) -> None:
         """Multiplies the weights by those of the classes."""
@@ -986,28 +1007,6 @@ def _held_out(
         rows = np.frombuffer(_core.holdout(feed.arrays, split), np.uint32)
         return feed.outcome(model, rows)
     return feed.outcome(model, None if part is None else part.held_out)
-
-
-def _scaling(
-    model: Sequential, arrays: dict[str, Any], loss: Loss | CustomLoss, outputs: int
-) -> tuple[Any, Any]:
-    """Targets and weights that Standardize measures, before class weights come in."""
-    if model.layers[-1] != Standardize(of="targets"):
-        return None, arrays["weights"]
-    if isinstance(loss, Loss):
-        if not isinstance(loss, MSE | MAE | Huber | Quantile):
-            raise ArgumentError(
-                f"loss: expected mse, mae, huber or quantile before {model.layers[-1]!r}, for its "
-                f"outputs are in the units of y, got {loss!r}"
-            )
-        return arrays["values"], arrays["weights"]
-    targets = matrix(arrays["own"], model.dtype)
-    if targets.size != len(targets) * outputs:
-        raise ShapeError(
-            f"y: expected {outputs} columns, one for each output, for {model.layers[-1]!r} and a "
-            f"loss of one's own, got shape {targets.shape}"
-        )
-    return targets, arrays["weights"]
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

@@ -166,7 +166,7 @@ impl<F: Number> Monitor<F> for Hooks {
     fn block(
         &mut self,
         validation: bool,
-        epoch: u64,
+        epoch: Option<u64>,
         place: usize,
     ) -> Result<Option<Box<dyn Block>>> {
         self.attached(|hooks, py| {

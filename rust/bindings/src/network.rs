@@ -65,18 +65,23 @@ pub struct Arrays {
     values: Option<Readable>,
     labels: Option<Readable>,
     weights: Option<Readable>,
+    /// Targets and weights as they were given.
+    given: (Option<Readable>, Option<Readable>),
 }
 
 impl Arrays {
     pub fn data(&self, role: Role) -> Data<'_> {
         let values = self.values.as_ref().map(|y| Targets::Values(y.source()));
         let labels = self.labels.as_ref().map(|y| Targets::Labels(y.source()));
+        let weights = self.weights.as_ref().map(Readable::source);
+        let (targets, own) = &self.given;
+        let given = (
+            targets.as_ref().map(Readable::source),
+            own.as_ref().map(Readable::source),
+        );
         Data {
-            x: self.x.source(),
-            targets: values.or(labels),
-            weights: self.weights.as_ref().map(Readable::source),
-            role,
-            rows: None,
+            given,
+            ..Data::new(self.x.source(), values.or(labels), weights, role)
         }
     }
 }

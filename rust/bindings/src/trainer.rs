@@ -15,7 +15,7 @@ use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
 use ranvier_core::pool;
 use ranvier_core::schedule::{PlateauState, Time};
-use ranvier_core::trainer::{FitPlan, Position, Scaling, Standing, Trainer as CoreTrainer};
+use ranvier_core::trainer::{FitPlan, Position, Standing, Trainer as CoreTrainer};
 use ranvier_core::watch::{Best, Figure, Goal, Progress, Watch};
 
 use crate::arrays::{Number, Readable};
@@ -56,8 +56,6 @@ pub struct PlanSpec {
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
-    /// Targets and weights that layers are fitted to.
-    scaling: (Option<Readable>, Option<Readable>),
     /// (name, option)
     metrics: Vec<(String, f64)>,
     /// None goes on with what the file had in progress.
@@ -319,10 +317,6 @@ impl Trainer {
                 validation,
                 split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
-                scaling: Scaling {
-                    targets: plan.scaling.0.as_ref().map(Readable::source),
-                    weights: plan.scaling.1.as_ref().map(Readable::source),
-                },
                 metrics: &metrics,
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,

@@ -310,13 +310,8 @@ fn step(group: &mut Group<'_>, units: &[usize], batch: usize) {
         Loss::CrossEntropy { .. } => Targets::Labels(y),
         _ => Targets::Values(y),
     };
-    let data = Data {
-        x: Source::from_slice(&x, rows, inputs),
-        targets: Some(targets),
-        weights: None,
-        role: Role::Main,
-        rows: None,
-    };
+    let x = Source::from_slice(&x, rows, inputs);
+    let data = Data::new(x, Some(targets), None, Role::Main);
     let plan = FitPlan::new(data, Objective::Core(&loss), batch);
     let name: Vec<String> = units.iter().map(ToString::to_string).collect();
     let id = BenchmarkId::new(name.join("-"), format!("b{batch}"));

@@ -154,7 +154,7 @@ impl<F: Element> Backward<'_, F> {
         stored: Stored<'_, F>,
         d_output: &[F],
         d_input: Option<DInput<'_, F>>,
-        mut narrow: Option<&mut [F]>,
+        narrow: Option<&mut [F]>,
     ) {
         let inputs = node.input_shape(self.rows);
         match node.op {
@@ -163,43 +163,14 @@ impl<F: Element> Backward<'_, F> {
                 bias,
                 turned,
                 ..
-            } => {
-                let d_output = node.output_shape(self.rows).of(d_output);
-                if let Some(d_input) = d_input {
-                    let weight = self.slots[weight].panels.of(self.parameter(weight));
-                    let (left, right) = if turned {
-                        (Left::Transposed(d_output), Right::Plain(weight))
-                    } else {
-                        (Left::Plain(d_output), Right::Transposed(weight))
-                    };
-                    let narrow = narrow.as_deref_mut();
-                    if d_input.gated {
-                        product(left, right, [d_input.data], Gate, narrow);
-                    } else {
-                        product(left, right, [d_input.data], Store, narrow);
-                    }
-                }
-                let input = inputs.of(stored.input);
-                let (left, right) = if turned {
-                    (Left::Plain(d_output), Right::Plain(input))
-                } else {
-                    (Left::Transposed(input), Right::Plain(d_output))
-                };
-                self.weight_gradient(weight, left, right, narrow);
-                if let Some(bias) = bias {
-                    let before = self.part.before;
-                    if turned {
-                        if before == 0 {
-                            stored.statistics.fill(F::ZERO);
-                        }
-                        let sums = self.sums(bias, 1);
-                        pointwise::row_sums(d_output, before, stored.statistics, sums);
-                    } else {
-                        pointwise::column_sums(d_output, self.sums(bias, 1));
-                    }
-                    self.update(bias, 1);
-                }
-            }
+            } => self.dense(
+                node,
+                (weight, bias, turned),
+                stored,
+                d_output,
+                d_input,
+                narrow,
+            ),
             Op::Pointwise(_) | Op::Dropout { .. } | Op::GaussianNoise { .. } => {
                 if let Some(d_input) = d_input {
                     pointwise::pass_on(d_output, d_input);
@@ -257,6 +228,52 @@ impl<F: Element> Backward<'_, F> {
                     standardize::backward(inputs, turned, scale, d_output, d_input);
                 }
             }
+        }
+    }
+
+    fn dense(
+        &mut self,
+        node: Node,
+        (weight, bias, turned): (usize, Option<usize>, bool),
+        stored: Stored<'_, F>,
+        d_output: &[F],
+        d_input: Option<DInput<'_, F>>,
+        mut narrow: Option<&mut [F]>,
+    ) {
+        let d_output = node.output_shape(self.rows).of(d_output);
+        if let Some(d_input) = d_input {
+            let weight = self.slots[weight].panels.of(self.parameter(weight));
+            let (left, right) = if turned {
+                (Left::Transposed(d_output), Right::Plain(weight))
+            } else {
+                (Left::Plain(d_output), Right::Transposed(weight))
+            };
+            let narrow = narrow.as_deref_mut();
+            if d_input.gated {
+                product(left, right, [d_input.data], Gate, narrow);
+            } else {
+                product(left, right, [d_input.data], Store, narrow);
+            }
+        }
+        let input = node.input_shape(self.rows).of(stored.input);
+        let (left, right) = if turned {
+            (Left::Plain(d_output), Right::Plain(input))
+        } else {
+            (Left::Transposed(input), Right::Plain(d_output))
+        };
+        self.weight_gradient(weight, left, right, narrow);
+        if let Some(bias) = bias {
+            let before = self.part.before;
+            if turned {
+                if before == 0 {
+                    stored.statistics.fill(F::ZERO);
+                }
+                let sums = self.sums(bias, 1);
+                pointwise::row_sums(d_output, before, stored.statistics, sums);
+            } else {
+                pointwise::column_sums(d_output, self.sums(bias, 1));
+            }
+            self.update(bias, 1);
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Data<'a> {
     pub x: Source<'a>,
     pub targets: Option<Targets<'a>>,
     pub weights: Option<Source<'a>>,
+    /// Targets and weights as the caller has them, which those above need not be: what [`Moments`] are taken of.
+    pub given: (Option<Source<'a>>, Option<Source<'a>>),
     pub role: Role,
     /// Those rows of the arrays alone.
     pub rows: Option<&'a [u32]>,
@@ -59,6 +61,7 @@ impl Role {
 
 /// What a fit or an evaluation goes through.
 #[derive(Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each call")]
 pub enum Feed<'a> {
     Arrays(Data<'a>),
     /// What [`Monitor::block`](crate::evaluation::Monitor::block) gives, block by block.
@@ -84,6 +87,29 @@ pub trait Block {
 pub enum Objective<'a> {
     Core(&'a Loss),
     External,
+}
+
+impl<'a> Data<'a> {
+    /// All rows, to train on or to evaluate.
+    pub fn new(
+        x: Source<'a>,
+        targets: Option<Targets<'a>>,
+        weights: Option<Source<'a>>,
+        role: Role,
+    ) -> Self {
+        let values = match targets {
+            Some(Targets::Values(values)) => Some(values),
+            _ => None,
+        };
+        Self {
+            x,
+            targets,
+            weights,
+            given: (values, weights),
+            role,
+            rows: None,
+        }
+    }
 }
 
 impl Data<'_> {
@@ -263,21 +289,19 @@ impl Data<'_> {
 const ROWS: usize = 64;
 const VALUES: usize = 1 << 14;
 
-/// Mean and biased variance of columns.
+/// Mean and biased variance of columns, over rows that count by their weights.
 pub struct Moments {
     pub mean: Buffer<f64>,
     pub var: Buffer<f64>,
+    /// Weight and number of the rows.
+    whole: f64,
+    present: f64,
 }
 
 impl Moments {
-    /// Those of the columns of `source`, rounded to F, over the `rows` that count, by their `weights`. Rows are added in
-    /// order, in f64, once for the means and once more about them, which mends what rounding left of both. `tick` runs
-    /// about every 50 ms.
-    ///
-    /// A column counts as constant, and has the variance 1, where the variance is within the error bound of the textbook
-    /// algorithm (Chan, Golub and LeVeque 1983), as in scikit-learn's `StandardScaler`.
+    /// Those of the columns of `source`, rounded to F. Rows are added in order, in f64, once for the means and once more
+    /// about them, which mends what rounding left of both. `tick` runs about every 50 ms.
     pub fn of<F: Element>(
-        name: &str,
         source: &Source<'_>,
         weights: Option<&Source<'_>>,
         rows: Rows<'_>,
@@ -298,12 +322,14 @@ impl Moments {
                 }
             }
         }
+        let mut found = Self {
+            mean: Buffer::zeroed(cols)?,
+            var: Buffer::zeroed(cols)?,
+            whole,
+            present,
+        };
         if whole <= 0.0 {
-            return Err(Error::argument(
-                "sample_weight",
-                "a positive weight among the rows to train on",
-                "none",
-            ));
+            return Ok(found);
         }
         let divisor = if weights.is_some() { 1.0 } else { whole };
         let mut clock = Clock::new();
@@ -329,27 +355,59 @@ impl Moments {
             }
             Ok([firsts, seconds])
         };
-        let zeros = Buffer::zeroed(cols)?;
-        let [mut mean, _] = about(&zeros)?;
-        let [rest, mut var] = about(&mean)?;
-        for (column, var) in var.iter_mut().enumerate() {
-            mean[column] += rest[column];
-            *var -= rest[column] * rest[column];
-            let rounding = present * f64::EPSILON;
-            let bound = rounding * *var + (rounding * mean[column]) * (rounding * mean[column]);
-            if *var <= bound {
+        let [mean, _] = about(&found.mean)?;
+        let [rest, var] = about(&mean)?;
+        for column in 0..cols {
+            found.mean[column] = mean[column] + rest[column];
+            found.var[column] = var[column] - rest[column] * rest[column];
+        }
+        Ok(found)
+    }
+
+    /// Takes those of other rows in (Chan, Golub and LeVeque 1983).
+    pub fn merge(&mut self, other: &Self) {
+        if other.whole <= 0.0 {
+            return;
+        }
+        let share = other.whole / (self.whole + other.whole);
+        for (column, mean) in self.mean.iter_mut().enumerate() {
+            let apart = other.mean[column] - *mean;
+            let var = &mut self.var[column];
+            *var = (1.0 - share) * *var
+                + share * other.var[column]
+                + share * (1.0 - share) * apart * apart;
+            *mean += share * apart;
+        }
+        self.whole += other.whole;
+        self.present += other.present;
+    }
+
+    /// What a layer takes: a column counts as constant, and has the variance 1, where the variance is within the error
+    /// bound of the textbook algorithm, as in scikit-learn's `StandardScaler`.
+    pub fn finish<F: Element>(mut self, name: &str) -> Result<Self> {
+        if self.whole <= 0.0 {
+            return Err(Error::argument(
+                "sample_weight",
+                "a positive weight among the rows to train on",
+                "none",
+            ));
+        }
+        for (column, var) in self.var.iter_mut().enumerate() {
+            let mean = self.mean[column];
+            let rounding = self.present * f64::EPSILON;
+            if *var <= rounding * *var + (rounding * mean) * (rounding * mean) {
                 *var = 1.0;
             }
             let rounded = F::of(*var);
-            if !(rounded >= F::MIN_POSITIVE && rounded.finite() && F::of(mean[column]).finite()) {
+            if !(rounded >= F::MIN_POSITIVE && rounded.finite() && F::of(mean).finite()) {
                 return Err(Error::argument(
                     name,
                     format!("columns whose mean and variance {} can hold", F::NAME),
-                    format!("{:e} and {var:e} in column {column}", mean[column]),
+                    format!("{mean:e} and {var:e} in column {column}"),
                 ));
             }
         }
-        Ok(Self { mean, var })
+        Ok(self)
     }
 }
 
@@ -523,13 +581,8 @@ mod tests {
                     .flat_map(|(class, &size)| vec![f64::from(class); size])
                     .collect();
                 let rows = labels.len();
-                let data = Data {
-                    x: Source::from_slice(&labels, rows, 1),
-                    targets: Some(Targets::Labels(Source::from_slice(&labels, rows, 1))),
-                    weights: None,
-                    role: Role::Main,
-                    rows: None,
-                };
+                let column = Source::from_slice(&labels, rows, 1);
+                let data = Data::new(column, Some(Targets::Labels(column)), None, Role::Main);
                 let (rest, out) = Split { fraction, seed: 7 }.of(&data).unwrap();
                 let mut all: Vec<u32> = rest.iter().chain(out.iter()).copied().collect();
                 assert!(rest.is_sorted() && out.is_sorted());

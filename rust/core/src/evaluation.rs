@@ -110,11 +110,12 @@ pub trait Monitor<F: Element> {
     /// (row-major).
     fn loss(&mut self, role: Role, output: &[F], rows: Rows<'_>, d_output: &mut [F])
     -> Result<f64>;
-    /// Block `place` of a pass over data that comes in blocks, in the order of `epoch`; none after the last one.
+    /// Block `place` of a pass over data that comes in blocks, in the order of an epoch or that of the source; none
+    /// after the last one.
     fn block(
         &mut self,
         _validation: bool,
-        _epoch: u64,
+        _epoch: Option<u64>,
         _place: usize,
     ) -> Result<Option<Box<dyn Block>>> {
         Ok(None)
@@ -349,7 +350,7 @@ pub fn evaluate<F: Element>(
         Feed::Arrays(data) => evaluation.add(&data, monitor)?,
         Feed::Blocks => {
             let mut place = 0;
-            while let Some(block) = monitor.block(true, epoch, place)? {
+            while let Some(block) = monitor.block(true, Some(epoch), place)? {
                 let data = block.data();
                 data.check::<F>(objective, shared.inputs, outputs, &mut || monitor.tick())?;
                 evaluation.add(&data, monitor)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::average::Average;
 use crate::backward::Part;
 use crate::checkpoint::{File, Tensor};
-use crate::data::{self, BatchTargets, Data, Feed, Moments, Objective, Split, Targets};
+use crate::data::{self, BatchTargets, Data, Feed, Moments, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate, nothing};
@@ -23,13 +23,6 @@ use crate::simd::bf16::Arithmetic;
 use crate::source::{Rows, Source};
 use crate::watch::{Figure, Goal, Progress, Watch};
 
-/// Targets and weights as the caller has them, which those of the data need not be.
-#[derive(Clone, Copy)]
-pub struct Scaling<'a> {
-    pub targets: Option<Source<'a>>,
-    pub weights: Option<Source<'a>>,
-}
-
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
 pub struct FitPlan<'a> {
@@ -38,8 +31,6 @@ pub struct FitPlan<'a> {
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
-    /// What layers that standardise are fitted to, besides the features.
-    pub scaling: Scaling<'a>,
     /// Figures of the validation besides the loss.
     pub metrics: &'a [Metric],
     /// None goes on with what [`Trainer::restore`] found in progress.
@@ -64,13 +55,6 @@ impl<'a> FitPlan<'a> {
             validation: None,
             split: None,
             objective,
-            scaling: Scaling {
-                targets: match data.targets {
-                    Some(Targets::Values(targets)) => Some(targets),
-                    _ => None,
-                },
-                weights: data.weights,
-            },
             metrics: &[],
             epochs: Some(1),
             batch_size,
@@ -89,55 +73,46 @@ impl<'a> FitPlan<'a> {
         shared: &Shared<F>,
         monitor: &mut dyn Monitor<F>,
     ) -> Result<()> {
-        let Some(data) = self.data.arrays() else {
-            return Ok(());
-        };
-        let (inputs, targets, outputs) = {
-            let network = shared.read();
-            let [inputs, targets] =
-                [Subject::Inputs, Subject::Targets].map(|of| network.unfitted(of));
-            (inputs, targets, network.outputs)
-        };
-        let mut measure = |name: &str, source: &Source<'_>| {
-            let (rows, weights) = (data.range(0, data.count()), self.scaling.weights.as_ref());
-            Moments::of::<F>(name, source, weights, rows, &mut || monitor.tick())
-        };
-        let mut found = Vec::new();
-        let mut put = |slot: usize, moments: &Moments, each: usize| -> Result<()> {
-            for (slot, values) in [(slot, &moments.mean), (slot + 1, &moments.var)] {
-                let mut rounded = Buffer::<F>::zeroed(values.len() * each)?;
-                for (to, &value) in rounded.chunks_exact_mut(each).zip(values.iter()) {
-                    to.fill(F::of(value));
+        let slots = [Subject::Inputs, Subject::Targets].map(|of| shared.read().unfitted(of));
+        let mut found = [None, None];
+        match &self.data {
+            _ if slots == [None, None] => return Ok(()),
+            Feed::Arrays(data) => {
+                measure::<F>(data, slots, shared.outputs, &mut found, &mut || {
+                    monitor.tick()
+                })?;
+            }
+            Feed::Blocks => {
+                let mut place = 0;
+                while let Some(block) = monitor.block(false, None, place)? {
+                    let data = block.data();
+                    let (inputs, outputs) = (shared.inputs, shared.outputs);
+                    let tick = &mut || monitor.tick();
+                    data.check::<F>(self.objective, inputs, outputs, tick)?;
+                    measure::<F>(&data, slots, outputs, &mut found, tick)?;
+                    place += 1;
                 }
-                found.push((slot, rounded));
             }
-            Ok(())
-        };
-        if let Some(slot) = inputs {
-            put(slot, &measure("X", &data.x)?, 1)?;
         }
-        if let Some(slot) = targets {
-            let fits = |y: &Source<'_>| {
-                y.rows == data.x.rows && y.cols > 0 && outputs.is_multiple_of(y.cols)
+        let mut values = Vec::new();
+        for ((slot, moments), name) in slots.into_iter().zip(found).zip(["X", "y"]) {
+            let (Some(slot), Some(moments)) = (slot, moments) else {
+                continue;
             };
-            let Some(y) = self.scaling.targets.filter(fits) else {
-                let shape = |y: &Source<'_>| format!("shape ({}, {})", y.rows, y.cols);
-                return Err(Error::argument(
-                    "y",
-                    "columns of numbers that the outputs predict, for a Standardize of targets",
-                    self.scaling
-                        .targets
-                        .as_ref()
-                        .map_or("none".to_owned(), shape),
-                ));
-            };
-            put(slot, &measure("y", &y)?, outputs / y.cols)?;
-        }
-        if !found.is_empty() {
-            let mut network = shared.write();
-            for (slot, values) in found {
-                network.write_state(slot, &values);
+            let moments = moments.finish::<F>(name)?;
+            for (slot, numbers) in [(slot, &moments.mean), (slot + 1, &moments.var)] {
+                // Outputs share the statistics of their target.
+                let each = shared.read().state_slots[slot].count() / numbers.len();
+                let mut rounded = Buffer::<F>::zeroed(numbers.len() * each)?;
+                for (to, &number) in rounded.chunks_exact_mut(each).zip(numbers.iter()) {
+                    to.fill(F::of(number));
+                }
+                values.push((slot, rounded));
             }
+        }
+        let mut network = shared.write();
+        for (slot, values) in values {
+            network.write_state(slot, &values);
         }
         Ok(())
     }
@@ -169,6 +144,38 @@ impl<'a> FitPlan<'a> {
         }
         Ok(())
     }
+}
+
+/// Takes some rows into the statistics of the features and of the targets, where there is a slot for them.
+fn measure<F: Element>(
+    data: &Data<'_>,
+    slots: [Option<usize>; 2],
+    outputs: usize,
+    found: &mut [Option<Moments>; 2],
+    tick: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let (targets, weights) = &data.given;
+    let fits =
+        |y: &Source<'_>| y.rows == data.x.rows && y.cols > 0 && outputs.is_multiple_of(y.cols);
+    if slots[1].is_some() && !targets.as_ref().is_some_and(fits) {
+        return Err(Error::argument(
+            "y",
+            "columns of numbers that the outputs predict, for a Standardize of targets",
+            "others",
+        ));
+    }
+    let sources = [Some(data.x), *targets];
+    for ((source, found), slot) in sources.iter().zip(found).zip(slots) {
+        if let (Some(source), Some(_)) = (source, slot) {
+            let rows = data.range(0, data.count());
+            let moments = Moments::of::<F>(source, weights.as_ref(), rows, tick)?;
+            match found {
+                Some(found) => found.merge(&moments),
+                None => *found = Some(moments),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Why a fit ended.
@@ -957,7 +964,7 @@ impl<F: Element> Trainer<F> {
         let epoch = self.standing.epoch - 1;
         let done = self.standing.position.map_or(0, |at| at.batches);
         let (mut batches, mut rows, mut place) = (0, 0, 0);
-        while let Some(block) = monitor.block(false, epoch, place)? {
+        while let Some(block) = monitor.block(false, Some(epoch), place)? {
             let data = block.data();
             let stretch = Stretch {
                 data: &data,

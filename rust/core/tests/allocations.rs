@@ -90,13 +90,9 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
     let loss = Loss::CrossEntropy {
         label_smoothing: 0.1,
     };
-    let data = Data {
-        x: Source::from_slice(&x, 130, 20),
-        targets: Some(Targets::Labels(Source::from_slice(&y, 130, 1))),
-        weights: None,
-        role: Role::Main,
-        rows: None,
-    };
+    let labels = Targets::Labels(Source::from_slice(&y, 130, 1));
+    let x = Source::from_slice(&x, 130, 20);
+    let data = Data::new(x, Some(labels), None, Role::Main);
     let plan = |epochs| FitPlan {
         epochs: Some(epochs),
         ..FitPlan::new(data, Objective::Core(&loss), 32)
