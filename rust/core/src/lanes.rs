@@ -2,6 +2,7 @@
 //! lane i mod 16) that are then added as a tree: the order depends on the length alone.
 
 use crate::element::Element;
+use crate::simd::kernel;
 
 pub const COUNT: usize = 16;
 
@@ -38,4 +39,23 @@ pub fn sum<F: Element>(terms: impl Iterator<Item = F>) -> F {
     let mut lanes = [F::ZERO; COUNT];
     add(&mut lanes, terms);
     total(lanes)
+}
+
+/// Σ aᵢbᵢ in f64, where squares of f32 do not overflow.
+pub fn dot<F: Element>(a: &[F], b: &[F]) -> f64 {
+    let mut sum = 0.0;
+    sum_of_products(a, b, &mut sum);
+    sum
+}
+
+kernel! {
+    fn sum_of_products[F: Element](a: &[F], b: &[F], sum: &mut f64)[F] {
+        let mut lanes = [0.0; COUNT];
+        for (a, b) in a.chunks(COUNT).zip(b.chunks(COUNT)) {
+            for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+                *lane = a.to_f64().mul_add(b.to_f64(), *lane);
+            }
+        }
+        *sum = total(lanes);
+    }
 }

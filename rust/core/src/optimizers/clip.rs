@@ -19,9 +19,7 @@ impl Clip {
     /// Scales the gradient down to the norm, if that is what is asked for.
     pub(super) fn scale<F: Element>(self, gradient: &mut [F]) -> Result<(), NonFiniteNorm> {
         if let Self::Norm(limit) = self {
-            let mut square = 0.0;
-            sum_of_squares(gradient, &mut square);
-            let norm = square.sqrt();
+            let norm = lanes::dot(gradient, gradient).sqrt();
             if !norm.is_finite() {
                 return Err(NonFiniteNorm);
             }
@@ -31,20 +29,6 @@ impl Clip {
             }
         }
         Ok(())
-    }
-}
-
-kernel! {
-    /// Accumulated in f64: squares of f32 overflow at 1.8e19.
-    fn sum_of_squares[F: Element](values: &[F], sum: &mut f64)[F] {
-        let mut lanes = [0.0; lanes::COUNT];
-        for values in values.chunks(lanes::COUNT) {
-            for (lane, value) in lanes.iter_mut().zip(values) {
-                let value = value.to_f64();
-                *lane = value.mul_add(value, *lane);
-            }
-        }
-        *sum = lanes::total(lanes);
     }
 }
 
