@@ -102,6 +102,8 @@ INTEGERS = {
         lambda v: model().value_and_gradient(X, Y, loss="mse", step=v),
         [-1, 2**63, 2**64, 2**200],
     ),
+    "history_size": (lambda v: rv.LBFGS(history_size=v), [0, -1, 1001, 2**64]),
+    "max_evaluations": (lambda v: rv.LBFGS(max_evaluations=v), [0, -1, 1001, 2**64]),
     "num_threads": (rv.set_num_threads, [0, -1, 4097, 2**31, 2**64, 2**200]),
     "steps": (lambda v: rv.crosscheck(model(), X, Y, loss="mse", steps=v), [0, -1, 2**64]),
     "batch_size of crosscheck": (
@@ -136,6 +138,12 @@ REALS = {
     "beta1": (lambda v: rv.Adam(beta1=v), [-0.1, 1, 1.0]),
     "beta2": (lambda v: rv.AdamW(beta2=v), [-0.1, 1, 1.0]),
     "eps": (lambda v: rv.Adam(eps=v), [0, -1e-8]),
+    "tolerance_grad of L-BFGS": (lambda v: rv.LBFGS(tolerance_grad=v), [-1e-9]),
+    "tolerance_loss": (lambda v: rv.LBFGS(tolerance_loss=v), [-1e-9]),
+    "damping": (lambda v: rv.LevenbergMarquardt(damping=v), [0, -1]),
+    "tolerance_grad": (lambda v: rv.LevenbergMarquardt(tolerance_grad=v), [-1e-9]),
+    "tolerance_loss of squares": (lambda v: rv.LevenbergMarquardt(tolerance_loss=v), [-1e-9]),
+    "tolerance_step": (lambda v: rv.LevenbergMarquardt(tolerance_step=v), [-1e-9]),
     "delta": (lambda v: losses.Huber(delta=v), [0, -1]),
     "q": (lambda v: losses.Quantile(v), [0, 1, -0.1, 1.1]),
     "q in a list": (lambda v: losses.Quantile([0.5, v]), [0, 1, 2]),
@@ -151,7 +159,7 @@ NONE_IS_A_DEFAULT = {"seed", "learning_rate", "momentum", "weight_decay", "clip_
 NONE_IS_A_DEFAULT |= {"clip_value", "eps", "pos_weight", "tolerance", "input_size"}
 NONE_IS_A_DEFAULT |= {"epochs", "batch_size", "max_norm"}
 NONE_IS_NO_DEFAULT = {"eps of layer norm", "eps of batch norm", "momentum of batch norm"}
-NONE_IS_NO_DEFAULT |= {"pos_weight in a list", "seed of crosscheck", "batch_size of crosscheck"}
+NONE_IS_NO_DEFAULT |= {"pos_weight in a list", "seed of crosscheck"}
 SEVERAL = {"q", "pos_weight"}
 
 
@@ -294,8 +302,10 @@ def test_base_classes_are_not_used_themselves():
         lambda: rv.Sequential([layers.Layer()], input_size=3),
         lambda: model().fit(X, Y, loss=losses.Loss()),
         lambda: losses.Loss().value_and_gradient(X, X),
-        lambda: optimizers.Optimizer(learning_rate=0.1),
         lambda: optimizers.Optimizer(),
+        lambda: optimizers.FirstOrder(learning_rate=0.1),
+        lambda: optimizers.FirstOrder(),
+        lambda: optimizers.SecondOrder(),
         lambda: rv.Dense(3, weight_init=initializers.Initializer()),
     ):
         with pytest.raises(rv.RanvierError) as caught:

@@ -55,10 +55,11 @@ from .layers import (
 )
 from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
-from .optimizers import SGD, Adam, AdamW
+from .optimizers import LBFGS, SGD, Adam, AdamW, LevenbergMarquardt
 from .trainer import Trainer
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Activation",
     "Adam",
@@ -82,6 +83,7 @@ __all__ = [
     "InternalError",
     "LayerNorm",
     "LearningRateMonitor",
+    "LevenbergMarquardt",
     "MLflow",
     "MissingDependencyError",
     "NotFittedError",

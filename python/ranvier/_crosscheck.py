@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def crosscheck(
     loss: LossLike,
     optimizer: OptimizerLike = "adam",
     steps: int = 5,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     shuffle: bool = True,
     sample_weight: ArrayLike | None = None,
     seed: int = 0,
@@ -109,8 +110,8 @@ def crosscheck(
         y: targets as the loss takes them.
         loss: as for `Trainer`.
         optimizer: as for `Trainer`.
-        steps: optimiser steps to compare.
-        batch_size: rows in a step.
+        steps: optimiser steps to compare; fewer where a second-order optimizer has converged.
+        batch_size: rows in a step; None is 32, or all rows for a second-order optimizer.
         shuffle: as for `Trainer.fit`.
         sample_weight: as for `Trainer.fit`.
         seed: of shuffling and dropout.
@@ -132,7 +133,8 @@ def crosscheck(
     model = checked_model(model)
     seed = integer(seed, "seed", least=0, most=2**64 - 1)
     steps = integer(steps, "steps", least=1)
-    batch_size = integer(batch_size, "batch_size", least=1)
+    if batch_size is not None:
+        batch_size = integer(batch_size, "batch_size", least=1)
     shuffle = boolean(shuffle, "shuffle")
     allowed = (
         TOLERANCE[model.dtype.name]
@@ -142,11 +144,15 @@ def crosscheck(
     chosen = get_loss(loss)
     model._require()
     x = model._features(X, rows=True)
-    twin = _Twin(model, x, y, sample_weight, chosen, get_optimizer(optimizer), seed)
+    rule = get_optimizer(optimizer)
+    if batch_size is None:
+        batch_size = x.shape[0] if rule._whole else 32
+    twin = _Twin(model, x, y, sample_weight, chosen, rule, seed)
     report = CrosscheckReport(allowed)
     options = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
     records = twin.train_core(steps, options)
-    twin.standardize(records[0][1])
+    if records:
+        twin.standardize(records[0][1])
     report.steps.append(twin.compare_gradients(min(batch_size, x.shape[0])))
     report.steps.extend(twin.compare_steps(records, options))
     return report
@@ -263,6 +269,8 @@ class _Twin:
         scales: dict[str, float] = {}
 
         def on_step(step: int, loss: float, model: Any) -> None:
+            if step > len(records):
+                raise _EnoughError
             core_loss, core_parameters = records[step - 1]
             expected = model.parameters()
             errors = {
@@ -276,6 +284,9 @@ class _Twin:
         options = options | {"sample_weight": self._weights, "on_step": on_step}
         with contextlib.suppress(_EnoughError):
             self._trainer.fit(self._rows, self._targets, **options)
+        if self._trainer.step != len(records):
+            # One of them has seen the end where the other has not.
+            entries.append(StepErrors(len(entries) + 1, math.inf, dict.fromkeys(scales, math.inf)))
         return entries
 
 

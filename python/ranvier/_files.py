@@ -179,7 +179,13 @@ class Reader:
         expected = {*names, *(name.replace("running_mean", _COUNTER) for name in names)}
         if self.metadata.get("ranvier.kind") == "run":
             expected |= {prefix + name for prefix in _core.names("prefix") for name in names}
-        for name, _, _ in self.file.tensors():
+        tensors = [name for name, _, _ in self.file.tensors()]
+        for number in range(len(tensors) if self.metadata.get("ranvier.kind") == "run" else 0):
+            pair = {f"{p}{number}.{name}" for p in _core.names("pairs") for name in names}
+            if not pair.issubset(tensors):
+                break
+            expected |= pair
+        for name in tensors:
             if name not in expected:
                 raise self.fault(f"a tensor {name!r} that belongs to no parameter")
 

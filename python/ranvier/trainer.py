@@ -104,7 +104,9 @@ class Trainer:
     Attributes:
         history: a `History` over the trainer's life.
         stopped_by: why the last fit ended: "epochs", "patience", "max_steps", "max_time",
-            "callback", or the name of the exception that it raised; None before the first.
+            "callback", or the name of the exception that it raised; of a second-order optimizer
+            also "converged", and "line_search" where no step along the gradient lowers the loss.
+            None before the first.
 
     Example:
         >>> import numpy as np, ranvier as rv
@@ -379,14 +381,15 @@ class Trainer:
                 goes on with the fit in progress, whose options come from the file: then none of
                 batch_size, accumulate, shuffle, validation_split, class_weight, monitor,
                 restore_best_weights and max_steps may be given.
-            batch_size: rows in a step, default 32; above len(X) it is the whole.
+            batch_size: rows in a step, default 32; above len(X) it is the whole. A second-order
+                optimizer takes no less, and by default all.
             accumulate: batches in a step, default 1: fit(batch_size=b, accumulate=k) ends with the
                 bits of fit(batch_size=b·k), but has the activations of b rows alone in memory. A
                 custom loss sees all b·k rows at once; for it the network is run forward twice. Not
                 with BatchNorm. (A loop that adds up gradients, as with torch, rounds otherwise than
                 the large batch.)
             shuffle: True, the default: a new order for each epoch, from the seed; False keeps the
-                rows' order.
+                rows' order, as a second-order optimizer always does.
             validation_data: (X, y) or (X, y, sample_weight), evaluated after each epoch; or a
                 source of blocks.
             validation_split: share of the rows, in [0, 1), default 0, that is held out for
@@ -487,7 +490,9 @@ class Trainer:
         else:
             epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
             apart = part is not None and part.held_out is not None
-            saved = self._planned(options, hooks, validation is not None or apart)
+            # All rows are one batch for those who need them all.
+            rows = feed.arrays["x"].shape[0] if self._optimizer._whole else 32
+            saved = self._planned(options, hooks, validation is not None or apart, rows)
             saved["data"] = fingerprint(feed.arrays)
         (length, width), split = feed.arrays["x"].shape, saved["split"]
         if isinstance(feed, Blocks):
@@ -515,7 +520,7 @@ class Trainer:
             "on_step": self._step_hook(hooks),
             **epoch_hooks,
             **_part_options(part),
-            "on_rate": self._optimizer._schedule._function(),
+            "on_rate": self._optimizer._rate_function(),
             "metrics": self._core_metrics(),
         }
         ending = ExitStack()
@@ -562,7 +567,7 @@ class Trainer:
         return self.history
 
     def _planned(
-        self, options: dict[str, Any], hooks: list[Callback], validation: bool
+        self, options: dict[str, Any], hooks: list[Callback], validation: bool, batch_size: int
     ) -> dict[str, Any]:
         """The options of a fit, checked, as a file keeps them."""
         given = {name: value for name, value in options.items() if value is not None}
@@ -582,7 +587,7 @@ class Trainer:
         validated = validation or share > 0.0
         restore = boolean(given.get("restore_best_weights", True), "restore_best_weights")
         return {
-            "batch_size": integer(given.get("batch_size", 32), "batch_size", least=1),
+            "batch_size": integer(given.get("batch_size", batch_size), "batch_size", least=1),
             "accumulate": integer(given.get("accumulate", 1), "accumulate", least=1),
             "shuffle": boolean(given.get("shuffle", True), "shuffle"),
             "split": (share, self._seed) if share > 0.0 else None,
@@ -657,7 +662,7 @@ class Trainer:
         return goal, stopper.patience, restore and stopper.restore_best_weights
 
     def _plateau(self, validated: bool) -> Any:
-        plateau = self._optimizer._schedule._plateau()
+        plateau = self._optimizer._rate_plateau()
         if plateau is None:
             return None
         return self._goal(

@@ -9,7 +9,8 @@ How to read it. Start at the bottom and go up:
 1. `vectors`: lists as vectors and matrices; `random` and `normal`: numbers drawn by counting.
 2. `activations`, `initializers`: functions of one number, and the first values of weights.
 3. `passes`: what a layer is; `layers` and `normalization`: the layers, each with its equations.
-4. `losses`, `schedules`, `steps` and `optimizers`: what is made small, and how.
+4. `losses`, `schedules`, `steps` and `optimizers`: what is made small, and how; `second_order`,
+   `line_search` and `problem`: how it is done by looking at the curvature.
 5. `network`: the chain rule through a row of layers; `trainer`: epochs, batches and steps.
 
 The smallest network has one layer, a = sigmoid(x @ weight + bias), and learns by six lines. For
@@ -52,10 +53,11 @@ from .layers import (
     Standardize,
 )
 from .network import Gradients, Sequential
-from .optimizers import SGD, Adam, AdamW, DivergedError
+from .optimizers import LBFGS, SGD, Adam, AdamW, DivergedError, LevenbergMarquardt
 from .trainer import Trainer
 
 __all__ = [
+    "LBFGS",
     "SGD",
     "Activation",
     "Adam",
@@ -67,6 +69,7 @@ __all__ = [
     "GaussianNoise",
     "Gradients",
     "LayerNorm",
+    "LevenbergMarquardt",
     "Sequential",
     "Softmax",
     "Standardize",

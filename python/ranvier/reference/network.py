@@ -9,7 +9,7 @@ from .layers import Dense, Standardize
 from .losses import AnyLoss, Target
 from .passes import Backward, Layer, Mode
 from .random import check_seed
-from .vectors import Matrix, Rows, Tensor, as_matrix, copy, row_weights, shape
+from .vectors import Matrix, Rows, Tensor, Vector, as_matrix, copy, row_weights, shape
 
 
 class Gradients(dict[str, Tensor]):
@@ -135,10 +135,7 @@ class Sequential:
         output, backwards, running = self._forward(x, replace(mode, weights=weights))
         value, by_output = loss.value_and_gradient(output, y, sample_weight)
         d_output = [[float(d) for d in row] for row in by_output]
-        gradients: dict[str, Tensor] = {}
-        for index in reversed(range(len(self.layers))):
-            d_output, by_name = backwards[index](d_output)
-            gradients |= {f"{index}.{name}": by_name[name] for name in by_name}
+        d_input, gradients = self._backward(backwards, d_output)
         for index, layer in enumerate(self.layers):
             if isinstance(layer, Dense) and (layer.l1 or layer.l2):
                 name = f"{index}.weight"
@@ -149,7 +146,28 @@ class Sequential:
                     for rows in zip(cast(Matrix, gradients[name]), slopes, strict=True)
                 ]
         in_order = {name: gradients[name] for name in self.parameters() if name in gradients}
-        return Differentiated(float(value), Gradients(in_order, d_input=d_output), running)
+        return Differentiated(float(value), Gradients(in_order, d_input=d_input), running)
+
+    def output_gradients(self, row: Vector) -> tuple[Vector, list[dict[str, Tensor]]]:
+        """The outputs for one row, and for each of them its gradients by the parameters."""
+        output, backwards, _ = self._forward([row], Mode())
+        outputs = range(self.output_size)
+        all_gradients = []
+        for k in outputs:
+            _, gradients = self._backward(backwards, [[float(j == k) for j in outputs]])
+            in_order = {name: gradients[name] for name in self.parameters() if name in gradients}
+            all_gradients.append(in_order)
+        return output[0], all_gradients
+
+    def _backward(
+        self, backwards: list[Backward], d_output: Matrix
+    ) -> tuple[Matrix, dict[str, Tensor]]:
+        """d_input, and the derivatives by the parameters by full name."""
+        gradients: dict[str, Tensor] = {}
+        for index in reversed(range(len(self.layers))):
+            d_output, by_name = backwards[index](d_output)
+            gradients |= {f"{index}.{name}": by_name[name] for name in by_name}
+        return d_output, gradients
 
     def _forward(self, x: Matrix, mode: Mode) -> tuple[Matrix, list[Backward], dict[str, Tensor]]:
         """Output, the layers' backward functions, and the running statistics by full name."""

@@ -9,10 +9,21 @@ import math
 from collections.abc import Callable
 
 from .schedules import ScheduleLike
+from .second_order import LBFGS, LevenbergMarquardt, SecondOrder
 from .steps import AnyOptimizer, DivergedError, Optimizer, or_default, require
 from .vectors import Vector, power
 
-__all__ = ["SGD", "Adam", "AdamW", "DivergedError", "Optimizer", "get"]
+__all__ = [
+    "LBFGS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "DivergedError",
+    "LevenbergMarquardt",
+    "Optimizer",
+    "SecondOrder",
+    "get",
+]
 
 
 class SGD(Optimizer):
@@ -193,10 +204,16 @@ def _combine(a: float, x: Vector, b: float, y: Vector) -> Vector:
     return [a * p + b * q for p, q in zip(x, y, strict=True)]
 
 
-BY_NAME: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+BY_NAME: dict[str, Callable[[], Optimizer | SecondOrder]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "lbfgs": LBFGS,
+    "levenberg_marquardt": LevenbergMarquardt,
+}
 
 
-def get(optimizer: str | AnyOptimizer) -> AnyOptimizer:
+def get(optimizer: str | AnyOptimizer | SecondOrder) -> AnyOptimizer | SecondOrder:
     """The optimiser of that name with its defaults; objects pass as they are."""
     if not isinstance(optimizer, str):
         return optimizer

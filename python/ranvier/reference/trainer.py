@@ -9,8 +9,10 @@ from .layers import Standardize
 from .losses import MAE, MSE, AnyLoss, Huber, Loss, Quantile, Target
 from .network import Sequential
 from .passes import Mode
+from .problem import Problem
 from .random import check_seed, permutation
 from .schedules import ReduceOnPlateau
+from .second_order import SecondOrder
 from .steps import AnyOptimizer, DivergedError, Optimizer
 from .vectors import (
     Matrix,
@@ -48,7 +50,7 @@ class Trainer:
         model: Sequential,
         *,
         loss: str | AnyLoss,
-        optimizer: str | AnyOptimizer,
+        optimizer: str | AnyOptimizer | SecondOrder,
         seed: int = 0,
         ema_decay: float | None = None,
     ) -> None:
@@ -79,6 +81,9 @@ class Trainer:
     ) -> list[float]:
         """Trains for some epochs and returns the loss of each; a second fit goes on.
 
+        An optimizer of second order makes one step in an epoch, on all rows in their order, and
+        ends the fit where it has converged.
+
         An epoch's loss is the mean of its batches' losses, each weighing as much as the rows in
         it. If something is no longer finite, DivergedError is raised, and the model holds what
         it held at the end of the epoch before.
@@ -99,6 +104,13 @@ class Trainer:
         self._check(x, y)
         self._take_up()
         self.standardize(x, y, weights)
+        if isinstance(self.optimizer, SecondOrder):
+            if batch_size < len(x):
+                raise ValueError(f"batch_size must be all {len(x)} rows, got {batch_size}")
+            if self.ema_decay is not None:
+                raise ValueError(f"ema_decay must be None, got {self.ema_decay}")
+            problem = Problem(self.model, x, y, self.loss, weights)
+            return self._search(problem, self.optimizer, epochs, on_step)
         losses_of_epochs = [
             self._epoch(x, y, weights, batch_size=batch_size, shuffle=shuffle, on_step=on_step)
             for _ in range(epochs)
@@ -144,6 +156,25 @@ class Trainer:
                 moments = layer.measure(values, weights, width)
                 measured |= {f"{index}.{name}": value for name, value in moments.items()}
         self.model.set_parameters(measured)
+
+    def _search(
+        self, problem: Problem, optimizer: SecondOrder, epochs: int, on_step: OnStep | None
+    ) -> list[float]:
+        """The losses before each step, until there is no other."""
+        losses_before: list[float] = []
+        optimizer.begin()
+        for _ in range(epochs):
+            found = optimizer.next(problem)
+            if found is None:
+                break
+            loss, theta = found
+            problem.move(theta)
+            losses_before.append(loss)
+            self.epoch += 1
+            self.step += 1
+            if on_step is not None:
+                on_step(self.step, loss, self.model)
+        return losses_before
 
     def _check(self, x: Matrix, y: Target) -> None:
         """Refuses what cannot be trained on, before anything has changed."""
@@ -218,7 +249,8 @@ class Trainer:
         )
         if isinstance(self.optimizer, Optimizer):
             self.optimizer.epoch = self.epoch
-        self.optimizer.step(self.model, result.gradients)
+        if not isinstance(self.optimizer, SecondOrder):
+            self.optimizer.step(self.model, result.gradients)
         self.model.set_parameters(result.running)
         self._take_average(result.gradients)
         self.step += 1

@@ -15,8 +15,16 @@ use pyo3::prelude::*;
 mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
-        activation::Activation, init::Initializer, loss::Loss, metric::Metric, network::Precision,
-        optimizers::Dialect, pool, schedule::Per, simd, trainer::PREFIXES,
+        activation::Activation,
+        init::Initializer,
+        loss::Loss,
+        metric::Metric,
+        network::Precision,
+        optimizers::Dialect,
+        pool,
+        schedule::Per,
+        simd,
+        trainer::{PAIRS, PREFIXES},
     };
 
     #[pymodule_export]
@@ -89,7 +97,7 @@ mod _core {
 
     /// Refuses an optimiser that the core does not define.
     #[pyfunction]
-    fn check_optimizer(optimizer: super::specs::OptimizerSpec) -> PyResult<()> {
+    fn check_optimizer(optimizer: super::specs::MethodSpec) -> PyResult<()> {
         guarded(|| {
             optimizer.parse()?;
             Ok(())
@@ -111,6 +119,7 @@ mod _core {
             "per" => Per::NAMES.into(),
             "metric" => Metric::NAMES.into(),
             "prefix" => PREFIXES.into(),
+            "pairs" => PAIRS.into(),
             _ => Vec::new(),
         }
     }

@@ -5,7 +5,9 @@ use ranvier_core::error::{Error, Result};
 use ranvier_core::init::Initializer;
 use ranvier_core::loss::Loss;
 use ranvier_core::metric::Metric;
-use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule, Sgd};
+use ranvier_core::optimizers::{
+    Adam, Clip, Dialect, Lbfgs, LevenbergMarquardt, Method, Optimizer, Rule, Search, Sgd,
+};
 use ranvier_core::plan::{AnyActivation, Dense, Layer, Subject};
 use ranvier_core::schedule::{self, Per, Plateau, Schedule};
 
@@ -297,6 +299,54 @@ impl OptimizerSpec {
             rule,
             clip,
             learning_rate: ScheduleSpec::parse_all(&self.learning_rate)?,
+        })
+    }
+}
+
+/// Any optimiser, told apart by the attributes of `ranvier.optimizers`.
+#[derive(FromPyObject)]
+pub enum MethodSpec {
+    Lbfgs(LbfgsSpec),
+    LevenbergMarquardt(LevenbergMarquardtSpec),
+    Step(OptimizerSpec),
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct LbfgsSpec {
+    history_size: usize,
+    max_evaluations: u64,
+    tolerance_grad: f64,
+    tolerance_loss: f64,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct LevenbergMarquardtSpec {
+    damping: f64,
+    tolerance_grad: f64,
+    tolerance_loss: f64,
+    tolerance_step: f64,
+}
+
+impl MethodSpec {
+    pub fn parse(&self) -> Result<Method> {
+        Ok(match self {
+            Self::Step(optimizer) => Method::Step(optimizer.parse()?),
+            Self::Lbfgs(spec) => Method::Search(Search::Lbfgs(Lbfgs {
+                history_size: spec.history_size,
+                max_evaluations: spec.max_evaluations,
+                tolerance_grad: spec.tolerance_grad,
+                tolerance_loss: spec.tolerance_loss,
+            })),
+            Self::LevenbergMarquardt(spec) => {
+                Method::Search(Search::LevenbergMarquardt(LevenbergMarquardt {
+                    damping: spec.damping,
+                    tolerance_grad: spec.tolerance_grad,
+                    tolerance_loss: spec.tolerance_loss,
+                    tolerance_step: spec.tolerance_step,
+                }))
+            }
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::errors::{Failure, guarded, raise};
 use crate::file::{Destination, File, as_bytes};
 use crate::monitor::{Hooks, Lent};
 use crate::network::{AnyFeed, AnyLoss, AnyNetwork, Network, copied, objective};
-use crate::specs::{OptimizerSpec, parse_metrics};
+use crate::specs::{MethodSpec, OptimizerSpec, parse_metrics};
 
 enum AnyTrainer {
     F32(CoreTrainer<f32>),
@@ -124,6 +124,8 @@ pub struct StandingSpec {
     /// A goal, and whether the best parameters are to be restored.
     goal: Option<(GoalSpec, bool)>,
     progress: ProgressSpec,
+    loss_before: Option<f64>,
+    damping: Option<f64>,
 }
 
 impl StandingSpec {
@@ -152,6 +154,8 @@ impl StandingSpec {
                 ((figure, goal.higher, goal.min_delta), restore)
             }),
             progress: progress_spec(standing.progress),
+            loss_before: standing.loss_before,
+            damping: standing.damping,
         }
     }
 
@@ -164,6 +168,9 @@ impl StandingSpec {
         if most.is_some_and(|most| most > 1 << 60) {
             let got = format!("{most:?}");
             return Err(Error::argument("standing", "counts below 2^60", got));
+        }
+        if let Some(damping) = self.damping.filter(|mu| !(mu.is_finite() && *mu > 0.0)) {
+            return Err(Error::argument("standing", "a positive damping", damping));
         }
         Ok(Standing {
             epoch: self.epoch,
@@ -186,6 +193,8 @@ impl StandingSpec {
             plateau_progress: progress(self.plateau_progress),
             goal: self.goal.map(|(spec, restore)| (goal(&spec), restore)),
             progress: progress(self.progress),
+            loss_before: self.loss_before,
+            damping: self.damping,
         })
     }
 }
@@ -236,7 +245,7 @@ impl Trainer {
     fn new(
         py: Python<'_>,
         network: &Network,
-        optimizer: OptimizerSpec,
+        optimizer: MethodSpec,
         precision: Option<&str>,
         ema_decay: Option<f64>,
         seed: u64,

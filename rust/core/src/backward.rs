@@ -43,7 +43,27 @@ impl<F: Element> Network<F> {
         .run(workspace);
     }
 
-    /// The same, and each parameter is updated as soon as its gradient is known: the gradient of a weight
+    /// The same without what the penalties add: the derivative of the outputs along `workspace.d_output`.
+    pub fn backward_of_outputs(
+        &self,
+        workspace: &mut Workspace<F>,
+        rows: usize,
+        gradient: &mut [F],
+    ) {
+        Backward {
+            nodes: &self.nodes,
+            slots: &self.slots,
+            penalties: &[],
+            parameters: Parameters::Fixed(&self.parameters),
+            gradient,
+            rows,
+            pass: Pass::EVALUATION,
+            part: Part::WHOLE,
+        }
+        .run(workspace);
+    }
+
+    /// The same as [`Self::backward`], and each parameter is updated as soon as its gradient is known: the gradient of a weight
     /// exists tile by tile only. `gradient` is scratch.
     pub fn backward_and_update(
         &mut self,

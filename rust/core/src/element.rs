@@ -17,6 +17,8 @@ pub trait Element:
     const LANES: usize;
     /// Columns in a full panel: four vectors.
     const PANEL: usize = 4 * Self::LANES;
+    /// From 1 to the next value.
+    const EPSILON: f64;
     /// Name of the type in files, messages and Python.
     const NAME: &'static str;
     /// Vectors of each instruction set.
@@ -48,6 +50,7 @@ macro_rules! element {
     ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident, $narrow:ident) => {
         impl Element for $type {
             const LANES: usize = $lanes;
+            const EPSILON: f64 = $type::EPSILON as f64;
             const NAME: &'static str = stringify!($type);
             #[cfg(target_arch = "x86_64")]
             type Avx512 = std::arch::x86_64::$avx512;

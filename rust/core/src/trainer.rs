@@ -1,5 +1,8 @@
 //! The epoch loop: shuffle, gather, step, evaluate, stop.
 
+mod search;
+mod squares;
+
 use std::ops::Range;
 use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
@@ -14,7 +17,8 @@ use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate, not
 use crate::matrix::{Buffer, all_finite};
 use crate::metric::Metric;
 use crate::network::{Network, Pass, Precision, Workspace};
-use crate::optimizers::{Optimizer, OptimizerState};
+use crate::optimizers::lbfgs::Pairs;
+use crate::optimizers::{Method, OptimizerState};
 use crate::plan::Subject;
 use crate::pool;
 use crate::rng::{number_rows, shuffle};
@@ -22,6 +26,7 @@ use crate::schedule::{PlateauState, Time};
 use crate::simd::bf16::Arithmetic;
 use crate::source::{Rows, Source};
 use crate::watch::{Figure, Goal, Progress, Watch};
+use search::Search;
 
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
@@ -186,6 +191,10 @@ pub enum Ending {
     Steps,
     Time,
     Monitor,
+    /// A second-order method is at its goal,
+    Converged,
+    /// or finds no step that lowers the loss.
+    LineSearch,
 }
 
 impl Ending {
@@ -196,6 +205,8 @@ impl Ending {
             Self::Steps => "max_steps",
             Self::Time => "max_time",
             Self::Monitor => "callback",
+            Self::Converged => "converged",
+            Self::LineSearch => "line_search",
         }
     }
 }
@@ -252,6 +263,8 @@ pub const PREFIXES: [&str; 7] = [
     MOMENTS[0], MOMENTS[1], MOMENTS[2], BEST, LAST, AVERAGE, TRAINED,
 ];
 const MOMENTS: [&str; 3] = ["optimizer.m.", "optimizer.v.", "optimizer.v_max."];
+/// And of the pairs of L-BFGS, each with its number, the oldest being 0.
+pub const PAIRS: [&str; 2] = ["optimizer.s.", "optimizer.y."];
 const BEST: &str = "best.";
 const LAST: &str = "last.";
 /// The average of the parameters or, where the network holds that, those that training goes on from.
@@ -295,6 +308,10 @@ pub struct Standing {
     /// What was watched for, and whether the best parameters were to be restored.
     pub goal: Option<(Goal, bool)>,
     pub progress: Progress,
+    /// The loss before the last step of this fit, for a second-order method.
+    pub loss_before: Option<f64>,
+    /// μ of Levenberg-Marquardt.
+    pub damping: Option<f64>,
 }
 
 impl Standing {
@@ -308,13 +325,17 @@ impl Standing {
         plateau_progress: Progress::NONE,
         goal: None,
         progress: Progress::NONE,
+        loss_before: None,
+        damping: None,
     };
 }
 
 /// Training state of one network: moments, counters, buffers.
 pub struct Trainer<F: Element> {
-    optimizer: Optimizer,
+    method: Method,
     state: OptimizerState<F>,
+    /// What L-BFGS remembers.
+    pairs: Pairs<F>,
     precision: Precision,
     seed: u64,
     pub standing: Standing,
@@ -504,11 +525,12 @@ impl<'a, F: Element> Step<'a, '_, F> {
 impl<F: Element> Trainer<F> {
     pub fn new(
         network: &Network<F>,
-        optimizer: Optimizer,
+        method: impl Into<Method>,
         precision: Precision,
         ema_decay: Option<f64>,
         seed: u64,
     ) -> Result<Self> {
+        let method = method.into();
         if precision == Precision::Bf16 && F::Narrow::VALUES == 1 {
             return Err(Error::argument(
                 "precision",
@@ -517,10 +539,15 @@ impl<F: Element> Trainer<F> {
             ));
         }
         let len = network.parameters.len();
+        let history = search::check(&method, network, precision, ema_decay)?;
         Ok(Self {
             precision,
-            state: optimizer.state(len)?,
-            optimizer,
+            state: match &method {
+                Method::Step(optimizer) => optimizer.state(len)?,
+                Method::Search(_) => OptimizerState::empty(),
+            },
+            pairs: Pairs::new(history, len)?,
+            method,
             seed,
             standing: Standing::START,
             kept: None,
@@ -576,6 +603,7 @@ impl<F: Element> Trainer<F> {
         }
         let rows = plan.data.arrays().map_or(usize::MAX, Data::count);
         let batch_size = plan.batch_size.min(rows);
+        let mut search = self.search(&shared.read(), &plan)?;
         let step_rows = batch_size.saturating_mul(plan.accumulate).min(rows);
         let apart = if step_rows > batch_size {
             self.check_accumulation(&shared.read(), &plan)?;
@@ -604,18 +632,23 @@ impl<F: Element> Trainer<F> {
             self.workspace = Some(workspace?);
         }
         plan.standardize(shared, monitor)?;
+        if search.is_some() {
+            search::gather(&plan, &mut batch, self.workspace.as_mut());
+        }
         self.take_up(shared, &plan);
         let standing = &mut self.standing;
         if let Some(epochs) = plan.epochs {
             standing.position = None;
+            standing.loss_before = None;
             standing.until = standing.epoch.saturating_add(epochs);
             standing.last_step = standing
                 .step
                 .saturating_add(plan.max_steps.unwrap_or(u64::MAX));
         }
         let deadline = plan.max_time.and_then(|time| begun.checked_add(time));
-        let _session = pool::Session::new(shared.read().step_work(batch_size));
-        let ended = self.run(shared, &plan, &mut batch, deadline, monitor);
+        let work = search.as_ref().map_or(0, |search| search.work(rows));
+        let _session = pool::Session::new(shared.read().step_work(batch_size).max(work));
+        let ended = self.run(shared, &plan, &mut batch, &mut search, deadline, monitor);
         self.hand_over(shared, ended)
     }
 
@@ -646,6 +679,11 @@ impl<F: Element> Trainer<F> {
         let OptimizerState { m, v, v_max, .. } = &self.state;
         for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
             tensors.extend(network.tensors(names, prefix, moments, none));
+        }
+        for (i, pair) in self.pairs.get().iter().enumerate() {
+            for (prefix, flat) in PAIRS.into_iter().zip([&pair.s, &pair.y]) {
+                tensors.extend(network.tensors(names, &format!("{prefix}{i}."), flat, none));
+            }
         }
         if let Some((parameters, shown)) = self.average.as_ref().and_then(|a| a.aside(network)) {
             let prefix = if shown { TRAINED } else { AVERAGE };
@@ -695,6 +733,7 @@ impl<F: Element> Trainer<F> {
                 }
             }
         }
+        self.restore_pairs(network, file, names)?;
         let role = Role::Last {
             version: network.version,
         };
@@ -767,6 +806,8 @@ impl<F: Element> Trainer<F> {
             }
             kept.restore(network);
             self.state.reset();
+            self.pairs.clear();
+            self.standing.damping = None;
             // The epoch was another one's.
             self.standing.position = None;
         } else {
@@ -795,6 +836,7 @@ impl<F: Element> Trainer<F> {
         shared: &Shared<F>,
         plan: &FitPlan<'_>,
         batch: &mut Batch<F>,
+        search: &mut Option<Search<F>>,
         deadline: Option<Instant>,
         monitor: &mut dyn Monitor<F>,
     ) -> Result<Ending> {
@@ -807,21 +849,29 @@ impl<F: Element> Trainer<F> {
             if self.standing.step >= self.standing.last_step {
                 return Ok(Ending::Steps);
             }
+            let begun = Instant::now();
             if self.standing.position.is_none() {
+                if let Some(search) = search
+                    && self.converged(shared, plan, batch, search, monitor)?
+                {
+                    return Ok(Ending::Converged);
+                }
                 if self.standing.epoch >= self.standing.until {
                     return Ok(Ending::Epochs);
                 }
                 self.standing.epoch += 1;
                 self.standing.position = Some(Position::START);
             }
-            let begun = Instant::now();
             let epoch = self.standing.epoch - 1;
-            let cut = self.run_epoch(shared, plan, batch, deadline, &mut clock, monitor)?;
+            let cut = match search {
+                Some(search) => self.run_search(shared, plan, batch, search, deadline, monitor)?,
+                None => self.run_epoch(shared, plan, batch, deadline, &mut clock, monitor)?,
+            };
             if let Some(what) = self.non_finite(&shared.read()) {
                 return Err(self.diverged(what));
             }
             let Some(position) = self.standing.position else {
-                return Ok(Ending::Monitor);
+                return Ok(cut.unwrap_or(Ending::Monitor));
             };
             if position.whole <= 0.0 {
                 return Err(nothing("X, the blocks"));
@@ -882,8 +932,9 @@ impl<F: Element> Trainer<F> {
                 .progress
                 .observe(&watch.goal, report.epoch, value);
         }
-        if let (Some(goal), Some(plateau)) = (&plan.plateau, self.optimizer.learning_rate.plateau())
-        {
+        let optimizer = self.method.optimizer();
+        let plateau = optimizer.and_then(|optimizer| optimizer.learning_rate.plateau());
+        if let (Some(goal), Some(plateau)) = (&plan.plateau, plateau) {
             let value = figure(goal.figure, report, monitor)?;
             let better = self
                 .standing
@@ -1031,8 +1082,11 @@ impl<F: Element> Trainer<F> {
                 step: self.state.step,
                 epoch,
             };
+            let Method::Step(optimizer) = &self.method else {
+                break;
+            };
             let rate = self.standing.plateau.scale
-                * self.optimizer.learning_rate.rate(time, &mut |t| {
+                * optimizer.learning_rate.rate(time, &mut |t| {
                     // A function of the caller's is called with no lock held.
                     guard = None;
                     monitor.rate(t)
@@ -1110,8 +1164,11 @@ impl<F: Element> Trainer<F> {
         pass: Pass<'_>,
         rate: f64,
     ) -> Result<()> {
+        let Method::Step(optimizer) = &self.method else {
+            return Ok(());
+        };
         let (state, gradient) = (&mut self.state, &mut self.gradient);
-        if let Some(update) = self.optimizer.elementwise(state, rate) {
+        if let Some(update) = optimizer.elementwise(state, rate) {
             network.backward_and_update(workspace, rows, pass, gradient, update, state);
         } else {
             network.backward(workspace, rows, pass, Part::WHOLE, gradient);
@@ -1123,8 +1180,11 @@ impl<F: Element> Trainer<F> {
 
     /// The optimiser on a gradient that is stored.
     fn follow(&mut self, network: &mut Network<F>, rate: f64) -> Result<()> {
+        let Method::Step(optimizer) = &self.method else {
+            return Ok(());
+        };
         let parameters = &mut network.parameters;
-        self.optimizer
+        optimizer
             .step(&mut self.state, parameters, &mut self.gradient, rate)
             .map_err(|_| self.diverged("the norm of the gradient"))
     }

@@ -12,11 +12,13 @@ use ranvier_core::error::Result;
 use ranvier_core::evaluation::{Monitor, Shared, predict, predict_at_once};
 use ranvier_core::loss::Loss;
 use ranvier_core::network::{Network, Precision};
-use ranvier_core::optimizers::{Adam, Clip, Dialect, Optimizer, Rule};
+use ranvier_core::optimizers::{
+    Adam, Clip, Dialect, Lbfgs, LevenbergMarquardt, Method, Optimizer, Rule, Search,
+};
 use ranvier_core::plan::{Dense, Layer, Subject};
 use ranvier_core::schedule::Schedule;
 use ranvier_core::source::{Rows, Sink, Source};
-use ranvier_core::trainer::{FitPlan, Trainer};
+use ranvier_core::trainer::{Ending, FitPlan, Trainer};
 
 struct Counting;
 
@@ -103,6 +105,32 @@ fn allocations(precision: Precision, epochs: u64) -> usize {
     ALLOCATIONS.load(Ordering::Relaxed) - before
 }
 
+/// The same of a second-order method.
+fn search_allocations(search: Search, epochs: u64) -> usize {
+    let layers = [
+        dense(9, Activation::Tanh),
+        Layer::LayerNorm { eps: 1e-5 },
+        dense(2, Activation::Identity),
+    ];
+    let shared = Shared::new(Network::<f64>::new(&layers, 5, 1).unwrap());
+    let method = Method::Search(search);
+    let mut trainer = Trainer::new(&shared.read(), method, Precision::Full, None, 1).unwrap();
+    let x: Vec<f64> = (0..300 * 5).map(|i| f64::from(i % 17) - 8.0).collect();
+    let y: Vec<f64> = (0..300 * 2).map(|i| f64::from(i % 7)).collect();
+    let targets = Targets::Values(Source::from_slice(&y, 300, 2));
+    let x = Source::from_slice(&x, 300, 5);
+    let data = Data::new(x, Some(targets), None, Role::Main);
+    let plan = |epochs| FitPlan {
+        epochs: Some(epochs),
+        ..FitPlan::new(data, Objective::Core(&Loss::Mse), 300)
+    };
+    trainer.fit(&shared, plan(1), &mut Nobody).unwrap();
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let ending = trainer.fit(&shared, plan(epochs), &mut Nobody).unwrap();
+    assert_eq!(ending, Ending::Epochs);
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
 /// Allocations of `count` predictions of so many rows by a network that has predicted as many before.
 fn predictions(units: usize, rows: usize, count: usize) -> usize {
     let layers = [
@@ -145,6 +173,24 @@ fn predictions(units: usize, rows: usize, count: usize) -> usize {
 fn a_step_and_a_prediction_allocate_nothing() {
     for precision in [Precision::Full, Precision::Bf16] {
         assert_eq!(allocations(precision, 1), allocations(precision, 40));
+    }
+    let lbfgs = Search::Lbfgs(Lbfgs {
+        history_size: 4,
+        max_evaluations: 20,
+        tolerance_grad: 0.0,
+        tolerance_loss: 0.0,
+    });
+    let squares = Search::LevenbergMarquardt(LevenbergMarquardt {
+        damping: 1e-3,
+        tolerance_grad: 0.0,
+        tolerance_loss: 0.0,
+        tolerance_step: 0.0,
+    });
+    for search in [lbfgs, squares] {
+        assert_eq!(
+            search_allocations(search, 1),
+            search_allocations(search, 20)
+        );
     }
     for (units, rows) in [(64, 1), (64, 8), (50_000, 1)] {
         assert_eq!(predictions(units, rows, 20), 0);

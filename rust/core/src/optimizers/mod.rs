@@ -5,11 +5,16 @@ mod adam;
 mod clip;
 mod constraint;
 mod each;
+pub(crate) mod lbfgs;
+pub(crate) mod levenberg_marquardt;
+pub(crate) mod line_search;
 mod sgd;
 
 pub use adam::Adam;
 pub use clip::Clip;
 pub use constraint::Constraint;
+pub use lbfgs::Lbfgs;
+pub use levenberg_marquardt::LevenbergMarquardt;
 pub use sgd::Sgd;
 
 use crate::element::Element;
@@ -63,6 +68,62 @@ pub struct Optimizer {
     pub learning_rate: Schedule,
 }
 
+/// How a trainer finds the next parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Method {
+    /// From the gradient of one batch.
+    Step(Optimizer),
+    /// From the loss of all rows, as a function of the parameters.
+    Search(Search),
+}
+
+impl Method {
+    /// The optimiser, if its step needs no more than a gradient.
+    pub fn optimizer(&self) -> Option<&Optimizer> {
+        match self {
+            Self::Step(optimizer) => Some(optimizer),
+            Self::Search(_) => None,
+        }
+    }
+}
+
+impl From<Optimizer> for Method {
+    fn from(optimizer: Optimizer) -> Self {
+        Self::Step(optimizer)
+    }
+}
+
+/// A method that asks for the loss at several points.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Search {
+    Lbfgs(Lbfgs),
+    LevenbergMarquardt(LevenbergMarquardt),
+}
+
+impl Search {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lbfgs(_) => "L-BFGS",
+            Self::LevenbergMarquardt(_) => "Levenberg-Marquardt",
+        }
+    }
+
+    pub(crate) fn tolerance_grad(self) -> f64 {
+        match self {
+            Self::Lbfgs(method) => method.tolerance_grad,
+            Self::LevenbergMarquardt(method) => method.tolerance_grad,
+        }
+    }
+
+    /// The decrease of the loss by a step that makes no other worth while.
+    pub(crate) fn little(self, before: f64, after: f64) -> f64 {
+        match self {
+            Self::Lbfgs(method) => method.tolerance_loss * before.abs().max(after.abs()).max(1.0),
+            Self::LevenbergMarquardt(method) => method.tolerance_loss * before,
+        }
+    }
+}
+
 /// What an optimiser remembers of one network: step count and moments.
 pub struct OptimizerState<F: Element> {
     pub step: u64,
@@ -75,6 +136,16 @@ pub struct OptimizerState<F: Element> {
 }
 
 impl<F: Element> OptimizerState<F> {
+    /// Without moments.
+    pub fn empty() -> Self {
+        Self {
+            step: 0,
+            m: Buffer::default(),
+            v: Buffer::default(),
+            v_max: Buffer::default(),
+        }
+    }
+
     /// `parameters` with the moments, each of which may be empty.
     pub fn moments<'a>(&'a mut self, parameters: &'a mut [F]) -> [&'a mut [F]; 4] {
         [parameters, &mut self.m, &mut self.v, &mut self.v_max]
