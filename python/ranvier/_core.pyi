@@ -1,5 +1,6 @@
 """Types of the extension module; private, see the classes of the package."""
 
+from collections.abc import Callable
 from typing import Any, Final, final
 
 from numpy.typing import NDArray
@@ -81,7 +82,10 @@ class Network:
     def write(self, values: list[tuple[int, _Array]]) -> None: ...
     def predict(self, x: Any, out: Any) -> _Array | None: ...
     def evaluate(
-        self, arrays: dict[str, _Array | None], loss: _Loss, metrics: list[tuple[str, float]]
+        self,
+        feed: dict[str, Any] | Callable[..., Any],
+        loss: _Loss,
+        metrics: list[tuple[str, float]],
     ) -> tuple[float, list[float]]: ...
     def value_and_gradient(
         self,

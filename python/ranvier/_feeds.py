@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array
-from .errors import ArgumentError, DTypeError, ShapeError
+from .errors import DTypeError, ShapeError
 
 # (X, y, weight, prefix and suffix of their names in messages) -> arrays as the core takes them.
 Make: TypeAlias = Callable[[Any, Any, Any, str, str], dict[str, Any]]
@@ -70,17 +70,17 @@ class Blocks:
     """
 
     def __init__(self, source: Any, make: Make, *, prefix: str = "") -> None:
-        name = f"{prefix}X"
+        name = "validation_data" if prefix else "X"
         self._indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         if not self._indexed and not isinstance(source, Iterable):
-            raise DTypeError(f"{name}: expected a source of blocks, got {source!r:.100}")
+            raise DTypeError(f"{name}: expected a source of blocks (X, y), got {source!r:.100}")
         if not self._indexed and iter(source) is source:
             raise DTypeError(
                 f"{name}: expected blocks that can be read again for each epoch, got "
                 f"{type(source).__name__}, which can be read once; pass a list, or an object whose "
                 "__iter__ begins anew"
             )
-        self._source, self._make, self._prefix = source, make, prefix
+        self._source, self._make, self._prefix, self._name = source, make, prefix, name
         self._seed: int | None = None
         self._weigh: Weigh = lambda arrays: arrays
         self._stream: Iterator[tuple[int, dict[str, Any]]] = iter(())
@@ -125,8 +125,8 @@ class Blocks:
         if not isinstance(block, tuple | list) or len(block) not in (2, 3):
             got = f"{len(block)} parts" if isinstance(block, tuple | list) else type(block).__name__
             raise DTypeError(
-                f"{self._prefix}X, block {number}: expected (X, y) or (X, y, weight), got {got} "
-                "(without y, X is a source of blocks)"
+                f"{self._name}: expected (X, y) or (X, y, weight) as each block of a source, got "
+                f"{got} as block {number}"
             )
         return block[0], block[1], block[2] if len(block) == 3 else None
 
@@ -177,7 +177,7 @@ def holds_blocks(X: Any, y: Any) -> bool:
     if y is not None:
         return False
     if hasattr(X, "__array__") or isinstance(X, str | bytes | Mapping):
-        raise ArgumentError(
+        raise DTypeError(
             "y: expected targets (only a source of blocks (X, y) or (X, y, weight) goes without), "
             f"got None with X a {type(X).__name__}"
         )

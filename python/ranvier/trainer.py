@@ -707,17 +707,19 @@ class Trainer:
     def _validation(self, validation_data: Any) -> Feed | None:
         if validation_data is None:
             return None
-        pair = isinstance(validation_data, tuple | list) and len(validation_data) in (2, 3)
-        if pair and not isinstance(validation_data[0], tuple):
-            X, y, *rest = validation_data
+        given = validation_data
+        listed = isinstance(given, tuple | list)
+        blocks = not listed or (bool(given) and isinstance(given[0], tuple))
+        if not blocks and len(given) in (2, 3):
+            X, y, *rest = given
             weight = rest[0] if rest else None
             return Arrays(self._arrays(X, y, weight, "validation ", rows=True), y)
-        if hasattr(validation_data, "__array__") or isinstance(validation_data, str | Mapping):
+        if not blocks or hasattr(given, "__array__") or isinstance(given, str | Mapping):
             raise DTypeError(
-                "validation_data: expected (X, y) or (X, y, sample_weight), or a source of blocks, "
-                f"got {type(validation_data).__name__}"
+                "validation_data: expected (X, y) or (X, y, sample_weight), or a source of blocks "
+                f"(X, y), got {type(given).__name__}"
             )
-        return Blocks(validation_data, self._arrays, prefix="validation ")
+        return Blocks(given, self._arrays, prefix="validation ")
 
     def _arrays(
         self, X: Any, y: Any, weight: Any, prefix: str = "", suffix: str = "", *, rows: bool = False
