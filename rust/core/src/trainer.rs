@@ -1,31 +1,28 @@
 //! The epoch loop: shuffle, gather, step, evaluate, stop.
 
+mod epoch;
 mod search;
 mod squares;
+mod standardize;
 
-use std::ops::Range;
-use std::sync::RwLockWriteGuard;
 use std::time::{Duration, Instant};
 
 use crate::average::Average;
-use crate::backward::Part;
 use crate::checkpoint::{File, Tensor};
-use crate::data::{self, BatchTargets, Data, Feed, Moments, Objective, Split};
+use crate::data::{self, Data, Feed, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::evaluation::{Clock, EpochReport, Monitor, Shared, TICK, evaluate, nothing};
+use crate::evaluation::{Clock, EpochReport, Monitor, Shared, evaluate, nothing};
 use crate::matrix::{Buffer, all_finite};
 use crate::metric::Metric;
-use crate::network::{Network, Pass, Precision, Workspace};
+use crate::network::{Network, Precision, Workspace};
 use crate::optimizers::lbfgs::Pairs;
 use crate::optimizers::{Method, OptimizerState};
-use crate::plan::Subject;
 use crate::pool;
-use crate::rng::{number_rows, shuffle};
-use crate::schedule::{PlateauState, Time};
+use crate::schedule::PlateauState;
 use crate::simd::bf16::Arithmetic;
-use crate::source::{Rows, Source};
 use crate::watch::{Figure, Goal, Progress, Watch};
+use epoch::Batch;
 use search::Search;
 
 /// What one call of [`Trainer::fit`] does.
@@ -72,56 +69,6 @@ impl<'a> FitPlan<'a> {
         }
     }
 
-    /// Fits the layers that standardise and have no statistics yet to the rows that are trained on, all or none.
-    fn standardize<F: Element>(
-        &self,
-        shared: &Shared<F>,
-        monitor: &mut dyn Monitor<F>,
-    ) -> Result<()> {
-        let slots = [Subject::Inputs, Subject::Targets].map(|of| shared.read().unfitted(of));
-        let mut found = [None, None];
-        match &self.data {
-            _ if slots == [None, None] => return Ok(()),
-            Feed::Arrays(data) => {
-                measure::<F>(data, slots, shared.outputs, &mut found, &mut || {
-                    monitor.tick()
-                })?;
-            }
-            Feed::Blocks => {
-                let mut place = 0;
-                while let Some(block) = monitor.block(false, None, place)? {
-                    let data = block.data();
-                    let (inputs, outputs) = (shared.inputs, shared.outputs);
-                    let tick = &mut || monitor.tick();
-                    data.check::<F>(self.objective, inputs, outputs, tick)?;
-                    measure::<F>(&data, slots, outputs, &mut found, tick)?;
-                    place += 1;
-                }
-            }
-        }
-        let mut values = Vec::new();
-        for ((slot, moments), name) in slots.into_iter().zip(found).zip(["X", "y"]) {
-            let (Some(slot), Some(moments)) = (slot, moments) else {
-                continue;
-            };
-            let moments = moments.finish::<F>(name)?;
-            for (slot, numbers) in [(slot, &moments.mean), (slot + 1, &moments.var)] {
-                // Outputs share the statistics of their target.
-                let each = shared.read().state_slots[slot].count() / numbers.len();
-                let mut rounded = Buffer::<F>::zeroed(numbers.len() * each)?;
-                for (to, &number) in rounded.chunks_exact_mut(each).zip(numbers.iter()) {
-                    to.fill(F::of(number));
-                }
-                values.push((slot, rounded));
-            }
-        }
-        let mut network = shared.write();
-        for (slot, values) in values {
-            network.write_state(slot, &values);
-        }
-        Ok(())
-    }
-
     /// Refuses a split that leaves nothing, or nothing of weight, on a side.
     fn check_parts(&self) -> Result<()> {
         for (part, feed) in [
@@ -149,38 +96,6 @@ impl<'a> FitPlan<'a> {
         }
         Ok(())
     }
-}
-
-/// Takes some rows into the statistics of the features and of the targets, where there is a slot for them.
-fn measure<F: Element>(
-    data: &Data<'_>,
-    slots: [Option<usize>; 2],
-    outputs: usize,
-    found: &mut [Option<Moments>; 2],
-    tick: &mut dyn FnMut() -> Result<()>,
-) -> Result<()> {
-    let (targets, weights) = &data.given;
-    let fits =
-        |y: &Source<'_>| y.rows == data.x.rows && y.cols > 0 && outputs.is_multiple_of(y.cols);
-    if slots[1].is_some() && !targets.as_ref().is_some_and(fits) {
-        return Err(Error::argument(
-            "y",
-            "columns of numbers that the outputs predict, for a Standardize of targets",
-            "others",
-        ));
-    }
-    let sources = [Some(data.x), *targets];
-    for ((source, found), slot) in sources.iter().zip(found).zip(slots) {
-        if let (Some(source), Some(_)) = (source, slot) {
-            let rows = data.range(0, data.count());
-            let moments = Moments::of::<F>(source, weights.as_ref(), rows, tick)?;
-            match found {
-                Some(found) => found.merge(&moments),
-                None => *found = Some(moments),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Why a fit ended.
@@ -345,181 +260,14 @@ pub struct Trainer<F: Element> {
     gradient: Buffer<F>,
 }
 
-/// Buffers of one fit.
-struct Batch<F: Element> {
-    /// Of a step.
-    rows: usize,
-    order: Buffer<u32>,
-    targets: Option<BatchTargets<F>>,
-    /// All output of a step that is done in parts, and its gradient.
-    output: Buffer<F>,
-    d_output: Buffer<F>,
-}
-
-impl<F: Element> Batch<F> {
-    /// Makes place for batches of this data, whose rows are put in their own order.
-    fn suit(&mut self, data: &Data<'_>) -> Result<()> {
-        let rows = data.count();
-        if self.order.len() != rows {
-            self.order = Buffer::zeroed(rows)?;
-        }
-        self.number(data);
-        if self.targets.as_ref().is_none_or(|old| !old.suits(data)) {
-            self.targets = Some(BatchTargets::new(data, self.rows)?);
-        }
-        Ok(())
-    }
-
-    /// The rows in their own order.
-    fn number(&mut self, data: &Data<'_>) {
-        match data.rows {
-            Some(rows) => self.order.copy_from_slice(rows),
-            None => number_rows(&mut self.order),
-        }
-    }
-
-    /// The rows in the order of an epoch.
-    fn shuffle(&mut self, data: &Data<'_>, seed: u64, epoch: u64, block: usize) {
-        shuffle(&mut self.order, seed, epoch, block);
-        if let Some(rows) = data.rows {
-            for row in self.order.iter_mut() {
-                *row = rows[*row as usize];
-            }
-        }
-    }
-}
-
-/// Rows of an epoch that lie in the same arrays.
-#[derive(Clone, Copy)]
-struct Stretch<'a> {
-    data: &'a Data<'a>,
-    /// Batches and rows of the epoch before.
-    batches: u64,
-    rows: u64,
-}
-
-/// One step, up to the loss.
-struct Step<'a, 's, F: Element> {
-    data: &'a Data<'a>,
-    objective: Objective<'a>,
-    rows: &'a [u32],
-    pass: Pass<'a>,
-    targets: &'a BatchTargets<F>,
-    /// Of all rows.
-    weight: f64,
-    shared: &'s Shared<F>,
-    /// Let go while a loss of the caller's runs.
-    guard: Option<RwLockWriteGuard<'s, Network<F>>>,
+/// A fit on its way.
+struct Fit<'a, F: Element> {
+    shared: &'a Shared<F>,
+    plan: &'a FitPlan<'a>,
+    batch: Batch<F>,
+    deadline: Option<Instant>,
+    clock: Clock,
     monitor: &'a mut dyn Monitor<F>,
-}
-
-impl<'a, F: Element> Step<'a, '_, F> {
-    /// Forward pass of all rows at once; the loss, whose gradient lies in the workspace then.
-    fn forward(&mut self, workspace: &mut Workspace<F>) -> Result<f64> {
-        let rows = 0..self.rows.len();
-        let network = self.run(workspace, rows.clone());
-        let len = rows.len() * network.outputs;
-        match self.objective {
-            Objective::Core(loss) => Ok(loss.value_and_gradient(
-                &workspace.output[..len],
-                self.targets.target(rows.clone()),
-                self.targets.weights(rows.clone()),
-                self.weight,
-                rows.len(),
-                &mut workspace.d_output[..len],
-            )),
-            Objective::External => {
-                let d_output = &mut workspace.d_output[..len];
-                self.external(&workspace.output[..len], d_output)
-            }
-        }
-    }
-
-    /// Forward and backward pass in parts that the workspace holds; the loss. Every sum over rows goes on where the part
-    /// before has left it, so that the gradient has the bits that it has in one.
-    fn accumulate(
-        &mut self,
-        workspace: &mut Workspace<F>,
-        [output, d_output]: [&mut [F]; 2],
-        gradient: &mut [F],
-    ) -> Result<f64> {
-        let (whole, size) = (self.rows.len(), workspace.rows);
-        let parts = (0..whole)
-            .step_by(size)
-            .map(|first| first..whole.min(first + size));
-        let mut value = 0.0;
-        if let Objective::External = self.objective {
-            // It sees all rows, so these are run through the network twice.
-            for rows in parts.clone() {
-                let width = self.run(workspace, rows.clone()).outputs;
-                let span = rows.start * width..rows.end * width;
-                output[span.clone()].copy_from_slice(&workspace.output[..span.len()]);
-            }
-            let len = whole * workspace.output.len() / size;
-            value = self.external(&output[..len], &mut d_output[..len])?;
-        }
-        for rows in parts {
-            let width = self.run(workspace, rows.clone()).outputs;
-            let span = rows.start * width..rows.end * width;
-            let (from, to) = (
-                &workspace.output[..span.len()],
-                &mut workspace.d_output[..span.len()],
-            );
-            match self.objective {
-                Objective::Core(loss) => {
-                    output[span].copy_from_slice(from);
-                    let target = self.targets.target(rows.clone());
-                    let weights = self.targets.weights(rows.clone());
-                    loss.value_and_gradient(from, target, weights, self.weight, rows.len(), to);
-                }
-                Objective::External => to.copy_from_slice(&d_output[span]),
-            }
-            let part = Part {
-                before: rows.start,
-                last: rows.end == whole,
-            };
-            let pass = self.pass_of(rows.clone());
-            self.network()
-                .backward(workspace, rows.len(), pass, part, gradient);
-        }
-        if let Objective::Core(loss) = self.objective {
-            let target = self.targets.target(0..whole);
-            let weights = self.targets.weights(0..whole);
-            let len = whole * workspace.output.len() / size;
-            let (output, d_output) = (&output[..len], &mut d_output[..len]);
-            value = loss.value_and_gradient(output, target, weights, self.weight, whole, d_output);
-        }
-        Ok(value)
-    }
-
-    /// Runs some of the rows forward.
-    fn run(&mut self, workspace: &mut Workspace<F>, rows: Range<usize>) -> &Network<F> {
-        let picked = Rows::Picked(&self.rows[rows.clone()]);
-        self.data.x.gather(picked, workspace.input());
-        let pass = self.pass_of(rows.clone());
-        let network = self.network();
-        network.forward(workspace, rows.len(), pass);
-        network
-    }
-
-    fn pass_of(&self, rows: Range<usize>) -> Pass<'a> {
-        Pass {
-            position: self.pass.position + rows.start as u64,
-            weights: self.targets.weights(rows),
-            ..self.pass
-        }
-    }
-
-    fn network(&mut self) -> &Network<F> {
-        self.guard.get_or_insert_with(|| self.shared.write())
-    }
-
-    /// The loss of the caller's, which sees all rows; no lock is held meanwhile.
-    fn external(&mut self, output: &[F], d_output: &mut [F]) -> Result<f64> {
-        self.guard = None;
-        let rows = Rows::Picked(self.rows);
-        self.monitor.loss(data::Role::Main, output, rows, d_output)
-    }
 }
 
 impl<F: Element> Trainer<F> {
@@ -611,13 +359,7 @@ impl<F: Element> Trainer<F> {
         } else {
             0
         };
-        let mut batch = Batch {
-            rows: step_rows,
-            order: Buffer::zeroed(0)?,
-            targets: None,
-            output: Buffer::zeroed(apart)?,
-            d_output: Buffer::zeroed(apart)?,
-        };
+        let mut batch = Batch::new(step_rows, apart)?;
         if let Some(data) = plan.data.arrays() {
             batch.suit(data)?;
         }
@@ -648,7 +390,15 @@ impl<F: Element> Trainer<F> {
         let deadline = plan.max_time.and_then(|time| begun.checked_add(time));
         let work = search.as_ref().map_or(0, |search| search.work(rows));
         let _session = pool::Session::new(shared.read().step_work(batch_size).max(work));
-        let ended = self.run(shared, &plan, &mut batch, &mut search, deadline, monitor);
+        let mut fit = Fit {
+            shared,
+            plan: &plan,
+            batch,
+            deadline,
+            clock: Clock::new(),
+            monitor,
+        };
+        let ended = self.run(&mut fit, &mut search);
         self.hand_over(shared, ended)
     }
 
@@ -831,16 +581,8 @@ impl<F: Element> Trainer<F> {
         ended
     }
 
-    fn run(
-        &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        batch: &mut Batch<F>,
-        search: &mut Option<Search<F>>,
-        deadline: Option<Instant>,
-        monitor: &mut dyn Monitor<F>,
-    ) -> Result<Ending> {
-        let mut clock = Clock::new();
+    fn run(&mut self, fit: &mut Fit<'_, F>, search: &mut Option<Search<F>>) -> Result<Ending> {
+        let (shared, plan) = (fit.shared, fit.plan);
         loop {
             self.show_average(shared, false);
             if patience_ended(plan, &self.standing.progress) {
@@ -852,7 +594,7 @@ impl<F: Element> Trainer<F> {
             let begun = Instant::now();
             if self.standing.position.is_none() {
                 if let Some(search) = search
-                    && self.converged(shared, plan, batch, search, monitor)?
+                    && self.converged(fit, search)?
                 {
                     return Ok(Ending::Converged);
                 }
@@ -864,8 +606,8 @@ impl<F: Element> Trainer<F> {
             }
             let epoch = self.standing.epoch - 1;
             let cut = match search {
-                Some(search) => self.run_search(shared, plan, batch, search, deadline, monitor)?,
-                None => self.run_epoch(shared, plan, batch, deadline, &mut clock, monitor)?,
+                Some(search) => self.run_search(fit, search)?,
+                None => self.run_epoch(fit)?,
             };
             if let Some(what) = self.non_finite(&shared.read()) {
                 return Err(self.diverged(what));
@@ -884,7 +626,7 @@ impl<F: Element> Trainer<F> {
                     plan.objective,
                     plan.metrics,
                     epoch,
-                    monitor,
+                    fit.monitor,
                 )?),
                 None => None,
             };
@@ -898,14 +640,14 @@ impl<F: Element> Trainer<F> {
                 best: false,
                 seconds: begun.elapsed().as_secs_f64(),
             };
-            self.observe(shared, plan, &mut report, monitor)?;
-            let stop = monitor.epoch_end(self, &report)?;
+            self.observe(fit, &mut report)?;
+            let stop = fit.monitor.epoch_end(self, &report)?;
             let ending = if stop { Some(Ending::Monitor) } else { cut };
             if let Some(ending) = ending {
                 return Ok(ending);
             }
-            if clock.due() {
-                monitor.tick()?;
+            if fit.clock.due() {
+                fit.monitor.tick()?;
             }
         }
     }
@@ -918,15 +660,10 @@ impl<F: Element> Trainer<F> {
     }
 
     /// Takes the figures of an epoch in, and keeps its parameters if they are to be kept.
-    fn observe(
-        &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        report: &mut EpochReport,
-        monitor: &mut dyn Monitor<F>,
-    ) -> Result<()> {
+    fn observe(&mut self, fit: &mut Fit<'_, F>, report: &mut EpochReport) -> Result<()> {
+        let (shared, plan) = (fit.shared, fit.plan);
         if let Some(watch) = &plan.watch {
-            let value = figure(watch.goal.figure, report, monitor)?;
+            let value = figure(watch.goal.figure, report, fit.monitor)?;
             report.best = self
                 .standing
                 .progress
@@ -935,7 +672,7 @@ impl<F: Element> Trainer<F> {
         let optimizer = self.method.optimizer();
         let plateau = optimizer.and_then(|optimizer| optimizer.learning_rate.plateau());
         if let (Some(goal), Some(plateau)) = (&plan.plateau, plateau) {
-            let value = figure(goal.figure, report, monitor)?;
+            let value = figure(goal.figure, report, fit.monitor)?;
             let better = self
                 .standing
                 .plateau_progress
@@ -951,251 +688,6 @@ impl<F: Element> Trainer<F> {
             }
         }
         Ok(())
-    }
-
-    /// The rest of a pass over the data. Says why training has to end, if it has to.
-    fn run_epoch(
-        &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        batch: &mut Batch<F>,
-        deadline: Option<Instant>,
-        clock: &mut Clock,
-        monitor: &mut dyn Monitor<F>,
-    ) -> Result<Option<Ending>> {
-        let Some(mut workspace) = self.workspace.take() else {
-            return Ok(Some(Ending::Monitor));
-        };
-        let epoch = self.standing.epoch - 1;
-        let result = match &plan.data {
-            Feed::Arrays(data) => {
-                if plan.shuffle {
-                    batch.shuffle(data, self.seed, epoch, 0);
-                }
-                let stretch = Stretch {
-                    data,
-                    batches: 0,
-                    rows: 0,
-                };
-                self.run_batches(
-                    shared,
-                    plan,
-                    stretch,
-                    batch,
-                    deadline,
-                    clock,
-                    monitor,
-                    &mut workspace,
-                )
-            }
-            Feed::Blocks => self.run_blocks(
-                shared,
-                plan,
-                batch,
-                deadline,
-                clock,
-                monitor,
-                &mut workspace,
-            ),
-        };
-        self.workspace = Some(workspace);
-        result
-    }
-
-    fn run_blocks(
-        &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        batch: &mut Batch<F>,
-        deadline: Option<Instant>,
-        clock: &mut Clock,
-        monitor: &mut dyn Monitor<F>,
-        workspace: &mut Workspace<F>,
-    ) -> Result<Option<Ending>> {
-        let epoch = self.standing.epoch - 1;
-        let done = self.standing.position.map_or(0, |at| at.batches);
-        let (mut batches, mut rows, mut place) = (0, 0, 0);
-        while let Some(block) = monitor.block(false, Some(epoch), place)? {
-            let data = block.data();
-            let stretch = Stretch {
-                data: &data,
-                batches,
-                rows,
-            };
-            let count = data.count();
-            batches += count.div_ceil(batch.rows) as u64;
-            rows += count as u64;
-            if batches > done {
-                let (inputs, outputs) = (shared.inputs, shared.outputs);
-                data.check::<F>(plan.objective, inputs, outputs, &mut || monitor.tick())?;
-                batch.suit(&data)?;
-                if plan.shuffle {
-                    batch.shuffle(&data, self.seed, epoch, place);
-                }
-                let cut = self.run_batches(
-                    shared, plan, stretch, batch, deadline, clock, monitor, workspace,
-                )?;
-                if cut.is_some() {
-                    return Ok(cut);
-                }
-            }
-            place += 1;
-        }
-        Ok(None)
-    }
-
-    fn run_batches(
-        &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        stretch: Stretch<'_>,
-        batch: &mut Batch<F>,
-        deadline: Option<Instant>,
-        clock: &mut Clock,
-        monitor: &mut dyn Monitor<F>,
-        workspace: &mut Workspace<F>,
-    ) -> Result<Option<Ending>> {
-        let mut guard = Some(shared.write());
-        let (size, epoch) = (batch.rows, self.standing.epoch - 1);
-        let mut position = self.standing.position.unwrap_or(Position::START);
-        let Some(targets) = &mut batch.targets else {
-            return Ok(None);
-        };
-        for (number, rows) in batch.order.chunks(size).enumerate() {
-            if stretch.batches + (number as u64) < position.batches {
-                continue;
-            }
-            let count = rows.len();
-            targets.gather(stretch.data, Rows::Picked(rows));
-            let weight = targets.whole(count);
-            if weight <= 0.0 {
-                position.batches += 1;
-                self.standing.position = Some(position);
-                let_others_in(shared, &mut guard);
-                if clock.due() {
-                    guard = None;
-                    monitor.tick()?;
-                }
-                continue;
-            }
-            let time = Time {
-                step: self.state.step,
-                epoch,
-            };
-            let Method::Step(optimizer) = &self.method else {
-                break;
-            };
-            let rate = self.standing.plateau.scale
-                * optimizer.learning_rate.rate(time, &mut |t| {
-                    // A function of the caller's is called with no lock held.
-                    guard = None;
-                    monitor.rate(t)
-                })?;
-            let mut step = Step {
-                data: stretch.data,
-                objective: plan.objective,
-                rows,
-                pass: Pass {
-                    training: true,
-                    seed: self.seed,
-                    epoch,
-                    position: stretch.rows + (number * size) as u64,
-                    weights: targets.weights(0..count),
-                },
-                targets,
-                weight,
-                shared,
-                guard,
-                monitor: &mut *monitor,
-            };
-            let apart = count > workspace.rows;
-            let loss = if apart {
-                let outputs = [&mut batch.output[..], &mut batch.d_output[..]];
-                step.accumulate(workspace, outputs, &mut self.gradient)?
-            } else {
-                step.forward(workspace)?
-            };
-            let pass = step.pass;
-            guard = step.guard;
-            let network = guard.get_or_insert_with(|| shared.write());
-            let loss = loss + network.penalty();
-            if !loss.is_finite() {
-                return Err(self.diverged("the loss"));
-            }
-            if apart {
-                self.follow(network, rate)?;
-            } else {
-                self.update(network, workspace, count, pass, rate)?;
-            }
-            self.end_step(network);
-            position.batches += 1;
-            position.loss_sum += loss * weight;
-            position.whole += weight;
-            position.learning_rate = rate;
-            self.standing.position = Some(position);
-            if monitor.wants_steps() {
-                guard = None;
-                if monitor.step_end(self, loss)? {
-                    return Ok(Some(Ending::Monitor));
-                }
-            }
-            if self.standing.step >= self.standing.last_step {
-                return Ok(Some(Ending::Steps));
-            }
-            if deadline.is_some_and(|at| Instant::now() >= at) {
-                return Ok(Some(Ending::Time));
-            }
-            let_others_in(shared, &mut guard);
-            // After the last batch the epoch is recorded first.
-            if (number + 1) * size < batch.order.len() && clock.due() {
-                guard = None;
-                monitor.tick()?;
-            }
-        }
-        Ok(None)
-    }
-
-    /// Backward pass and optimiser.
-    fn update(
-        &mut self,
-        network: &mut Network<F>,
-        workspace: &mut Workspace<F>,
-        rows: usize,
-        pass: Pass<'_>,
-        rate: f64,
-    ) -> Result<()> {
-        let Method::Step(optimizer) = &self.method else {
-            return Ok(());
-        };
-        let (state, gradient) = (&mut self.state, &mut self.gradient);
-        if let Some(update) = optimizer.elementwise(state, rate) {
-            network.backward_and_update(workspace, rows, pass, gradient, update, state);
-        } else {
-            network.backward(workspace, rows, pass, Part::WHOLE, gradient);
-            self.follow(network, rate)?;
-        }
-        network.track_statistics(workspace, rows, pass);
-        Ok(())
-    }
-
-    /// The optimiser on a gradient that is stored.
-    fn follow(&mut self, network: &mut Network<F>, rate: f64) -> Result<()> {
-        let Method::Step(optimizer) = &self.method else {
-            return Ok(());
-        };
-        let parameters = &mut network.parameters;
-        optimizer
-            .step(&mut self.state, parameters, &mut self.gradient, rate)
-            .map_err(|_| self.diverged("the norm of the gradient"))
-    }
-
-    fn end_step(&mut self, network: &mut Network<F>) {
-        network.constrain();
-        network.version += 1;
-        if let Some(average) = &mut self.average {
-            average.observe(network);
-        }
-        self.standing.step += 1;
     }
 
     fn diverged(&self, what: &str) -> Error {
@@ -1239,18 +731,4 @@ fn figure<F: Element>(
             .unwrap_or(f64::NAN),
         Figure::External(number) => monitor.measure(report, number)?,
     })
-}
-
-/// Gives way to threads that wait for the network.
-fn let_others_in<'a, F: Element>(
-    shared: &'a Shared<F>,
-    guard: &mut Option<RwLockWriteGuard<'a, Network<F>>>,
-) {
-    if shared.wanted() {
-        *guard = None;
-        let begun = Instant::now();
-        while shared.wanted() && begun.elapsed() < TICK / 50 {
-            std::thread::yield_now();
-        }
-    }
 }

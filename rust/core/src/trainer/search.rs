@@ -3,14 +3,15 @@
 
 use std::time::Instant;
 
+use super::epoch::{Batch, let_others_in};
 use super::squares::Squares;
-use super::{Batch, Ending, FitPlan, PAIRS, Position, Trainer, let_others_in};
+use super::{Ending, Fit, FitPlan, PAIRS, Position, Trainer};
 use crate::backward::Part;
 use crate::checkpoint::File;
 use crate::data::{Objective, Role};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::evaluation::{Clock, Monitor, Shared};
+use crate::evaluation::{Clock, Monitor};
 use crate::lanes;
 use crate::matrix::{Buffer, all_finite};
 use crate::network::{Network, Pass, Precision, Workspace};
@@ -176,13 +177,13 @@ impl<F: Element> Search<F> {
 
 impl<F: Element> Look<F> {
     /// The loss there; its gradient will be in `self.gradient`.
-    fn evaluate(
-        &mut self,
-        plan: &FitPlan<'_>,
-        batch: &Batch<F>,
-        workspace: &mut Workspace<F>,
-        monitor: &mut dyn Monitor<F>,
-    ) -> Result<f64> {
+    fn evaluate(&mut self, fit: &mut Fit<'_, F>, workspace: &mut Workspace<F>) -> Result<f64> {
+        let Fit {
+            plan,
+            batch,
+            monitor,
+            ..
+        } = fit;
         let Some(targets) = &batch.targets else {
             return Err(Error::Interrupted);
         };
@@ -206,7 +207,7 @@ impl<F: Element> Look<F> {
         };
         self.network
             .backward(workspace, count, pass, Part::WHOLE, &mut self.gradient);
-        tick(&mut self.clock, monitor)?;
+        tick(&mut self.clock, *monitor)?;
         Ok(loss + self.network.penalty())
     }
 }
@@ -227,13 +228,10 @@ impl<F: Element> Trainer<F> {
     /// Whether the network stands where the method wants to be. Looks at the loss there, unless that is known.
     pub(super) fn converged(
         &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        batch: &Batch<F>,
+        fit: &mut Fit<'_, F>,
         search: &mut Search<F>,
-        monitor: &mut dyn Monitor<F>,
     ) -> Result<bool> {
-        let network = shared.read();
+        let network = fit.shared.read();
         let version = network.version;
         if search.version != Some(version) {
             if search.version.is_some() {
@@ -247,7 +245,7 @@ impl<F: Element> Trainer<F> {
             let Some(workspace) = &mut self.workspace else {
                 return Ok(false);
             };
-            let loss = search.look.evaluate(plan, batch, workspace, monitor)?;
+            let loss = search.look.evaluate(fit, workspace)?;
             if !loss.is_finite() {
                 return Err(self.diverged("the loss"));
             }
@@ -267,29 +265,25 @@ impl<F: Element> Trainer<F> {
     /// An epoch: one step. Without one, where the search is at its end, the epoch has not been.
     pub(super) fn run_search(
         &mut self,
-        shared: &Shared<F>,
-        plan: &FitPlan<'_>,
-        batch: &Batch<F>,
+        fit: &mut Fit<'_, F>,
         search: &mut Search<F>,
-        deadline: Option<Instant>,
-        monitor: &mut dyn Monitor<F>,
     ) -> Result<Option<Ending>> {
         let mut position = self.standing.position.unwrap_or(Position::START);
         if position.batches > 0 {
             return Ok(None);
         }
         // Of an epoch that a file had begun.
-        self.converged(shared, plan, batch, search, monitor)?;
+        self.converged(fit, search)?;
         let loss = search.loss;
         let Some(mut workspace) = self.workspace.take() else {
             return Ok(Some(Ending::Monitor));
         };
         let found = match search.method {
             optimizers::Search::Lbfgs(method) => {
-                self.step_lbfgs(method, plan, batch, search, &mut workspace, monitor)
+                self.step_lbfgs(method, fit, search, &mut workspace)
             }
             optimizers::Search::LevenbergMarquardt(method) => {
-                self.step_squares(method, plan, batch, search, &mut workspace, monitor)
+                self.step_squares(method, fit, search, &mut workspace)
             }
         };
         self.workspace = Some(workspace);
@@ -301,7 +295,7 @@ impl<F: Element> Trainer<F> {
                 return Ok(Some(ending));
             }
         };
-        let mut guard = Some(shared.write());
+        let mut guard = Some(fit.shared.write());
         if let Some(network) = &mut guard {
             network.parameters.copy_from_slice(&search.start);
             network.version += 1;
@@ -310,24 +304,24 @@ impl<F: Element> Trainer<F> {
         self.standing.loss_before = Some(loss);
         self.standing.step += 1;
         self.state.step += 1;
-        let targets = batch.targets.as_ref();
-        let weight = targets.map_or(0.0, |targets| targets.whole(batch.order.len()));
+        let targets = fit.batch.targets.as_ref();
+        let weight = targets.map_or(0.0, |targets| targets.whole(fit.batch.order.len()));
         position.batches += 1;
         position.loss_sum += loss * weight;
         position.whole += weight;
         position.learning_rate = rate;
         self.standing.position = Some(position);
-        if monitor.wants_steps() {
+        if fit.monitor.wants_steps() {
             guard = None;
-            if monitor.step_end(self, loss)? {
+            if fit.monitor.step_end(self, loss)? {
                 return Ok(Some(Ending::Monitor));
             }
         }
-        let_others_in(shared, &mut guard);
+        let_others_in(fit.shared, &mut guard);
         if self.standing.step >= self.standing.last_step {
             return Ok(Some(Ending::Steps));
         }
-        if deadline.is_some_and(|at| Instant::now() >= at) {
+        if fit.deadline.is_some_and(|at| Instant::now() >= at) {
             return Ok(Some(Ending::Time));
         }
         Ok(None)
@@ -337,11 +331,9 @@ impl<F: Element> Trainer<F> {
     fn step_lbfgs(
         &mut self,
         method: Lbfgs,
-        plan: &FitPlan<'_>,
-        batch: &Batch<F>,
+        fit: &mut Fit<'_, F>,
         search: &mut Search<F>,
         workspace: &mut Workspace<F>,
-        monitor: &mut dyn Monitor<F>,
     ) -> Result<Found> {
         let Search {
             look,
@@ -373,7 +365,7 @@ impl<F: Element> Trainer<F> {
                 let theta = &mut look.network.parameters;
                 theta.copy_from_slice(start);
                 lbfgs::add(step, direction, theta);
-                let loss = look.evaluate(plan, batch, workspace, monitor)?;
+                let loss = look.evaluate(fit, workspace)?;
                 let slope = lanes::dot(&look.gradient, direction);
                 Ok(Point { step, loss, slope })
             };
@@ -408,11 +400,9 @@ impl<F: Element> Trainer<F> {
     fn step_squares(
         &mut self,
         method: LevenbergMarquardt,
-        plan: &FitPlan<'_>,
-        batch: &Batch<F>,
+        fit: &mut Fit<'_, F>,
         search: &mut Search<F>,
         workspace: &mut Workspace<F>,
-        monitor: &mut dyn Monitor<F>,
     ) -> Result<Found> {
         let Search {
             look,
@@ -426,7 +416,9 @@ impl<F: Element> Trainer<F> {
         };
         look.network.parameters.copy_from_slice(start);
         let Look { network, clock, .. } = look;
-        squares.form(network, plan, batch, &mut || tick(clock, monitor))?;
+        squares.form(network, fit.plan, &fit.batch, &mut || {
+            tick(clock, fit.monitor)
+        })?;
         let Squares {
             equations, places, ..
         } = squares;
@@ -435,7 +427,7 @@ impl<F: Element> Trainer<F> {
         let mut mu = self.standing.damping.unwrap_or_else(first);
         let mut nu = 2.0;
         while mu.is_finite() {
-            let solved = equations.solve(mu, &mut || tick(&mut look.clock, monitor))?;
+            let solved = equations.solve(mu, &mut || tick(&mut look.clock, fit.monitor))?;
             if solved {
                 let step = lanes::dot(&equations.step, &equations.step).sqrt();
                 if step <= method.tolerance_step * (norm + method.tolerance_step) {
@@ -453,7 +445,7 @@ impl<F: Element> Trainer<F> {
                 if !moved {
                     return Ok(Found::End(Ending::Converged));
                 }
-                let loss = look.evaluate(plan, batch, workspace, monitor)?;
+                let loss = look.evaluate(fit, workspace)?;
                 let gain = (*here - loss) / equations.foretold(mu);
                 if gain > 0.0 && all_finite(&look.gradient) {
                     let relieved = mu * LevenbergMarquardt::relief(gain);

@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::{Batch, FitPlan};
+use super::FitPlan;
+use super::epoch::Batch;
 use crate::data::Objective;
 use crate::element::Element;
 use crate::error::{Error, Result};
