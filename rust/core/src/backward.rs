@@ -198,12 +198,21 @@ impl<F: Element> Backward<'_, F> {
             }
             Op::PRelu { slope } => {
                 let value = self.parameter(slope)[0];
-                let d_slope = &mut self.sums(slope, 1)[0];
-                pointwise::prelu_backward(value, inputs, stored.input, d_output, d_slope, d_input);
+                let resumed = self.part.before > 0;
+                let d_slope = &mut self.gradient(slope)[0];
+                pointwise::prelu_backward(
+                    value,
+                    inputs,
+                    stored.input,
+                    d_output,
+                    resumed,
+                    d_slope,
+                    d_input,
+                );
                 self.update(slope, 1);
             }
             Op::LayerNorm { weight, .. } => {
-                self.sums(weight, 2);
+                let resumed = self.part.before > 0;
                 let (value, d_weight, d_bias) = self.affine(weight);
                 layer_norm::backward(
                     inputs,
@@ -211,6 +220,7 @@ impl<F: Element> Backward<'_, F> {
                     stored.input,
                     stored.statistics,
                     d_output,
+                    resumed,
                     d_weight,
                     d_bias,
                     d_input,
@@ -284,14 +294,11 @@ impl<F: Element> Backward<'_, F> {
         self.weight_gradient(weight, left, right, narrow);
         if let Some(bias) = bias {
             let before = self.part.before;
+            let sums = self.gradient(bias);
             if turned {
-                if before == 0 {
-                    stored.statistics.fill(F::ZERO);
-                }
-                let sums = self.sums(bias, 1);
                 pointwise::row_sums(d_output, before, stored.statistics, sums);
             } else {
-                pointwise::column_sums(d_output, self.sums(bias, 1));
+                pointwise::column_sums(d_output, before > 0, sums);
             }
             self.update(bias, 1);
         }
@@ -305,14 +312,8 @@ impl<F: Element> Backward<'_, F> {
         &parameters[self.slots[index].range::<F>()]
     }
 
-    /// The gradients of `count` parameters from `index` on, to which the rows of this part are added.
-    fn sums(&mut self, index: usize, count: usize) -> &mut [F] {
-        let span = self.span(index, count);
-        let sums = &mut self.gradient[span];
-        if self.part.before == 0 {
-            sums.fill(F::ZERO);
-        }
-        sums
+    fn gradient(&mut self, index: usize) -> &mut [F] {
+        &mut self.gradient[self.slots[index].range::<F>()]
     }
 
     fn span(&self, index: usize, count: usize) -> Range<usize> {

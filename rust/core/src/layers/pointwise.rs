@@ -24,16 +24,17 @@ kernel! {
 }
 
 kernel! {
-    /// d_slope += Σ d_output · z over z <= 0: lanes along a row, rows in order.
+    /// d_slope = Σ d_output · z over z <= 0, `resumed` or from 0: lanes along a row, rows in order.
     pub fn prelu_backward[F: Element](
         slope: F,
         shape: Panels,
         input: &[F],
         d_output: &[F],
+        resumed: bool,
         d_slope: &mut F,
         d_input: Option<DInput<'_, F>>,
     )[F] {
-        let mut sum = *d_slope;
+        let mut sum = if resumed { *d_slope } else { F::ZERO };
         for row in 0..shape.rows {
             let mut lanes = [F::ZERO; lanes::COUNT];
             for p in 0..shape.count::<F>() {
@@ -55,30 +56,32 @@ kernel! {
     }
 }
 
-/// d_bias: adds to each column's sum the rows, in order.
-pub fn column_sums<F: Element>(values: PanelRef<'_, F>, sums: &mut [F]) {
+/// d_bias: for each column the sum over rows, in order, `resumed` or from 0.
+pub fn column_sums<F: Element>(values: PanelRef<'_, F>, resumed: bool, sums: &mut [F]) {
     let work = 4 * values.data.len();
     for_each_chunk([sums], F::PANEL, work, |start, [sums]| {
-        panel_sums(values.panel(start / F::PANEL), sums);
+        panel_sums(values.panel(start / F::PANEL), resumed, sums);
     });
 }
 
 kernel! {
-    fn panel_sums[F: Element](panel: &[F], sums: &mut [F])[F] {
+    fn panel_sums[F: Element](panel: &[F], resumed: bool, sums: &mut [F])[F] {
         match F::LANES {
-            16 => sum_columns::<F, 16>(panel, sums),
-            _ => sum_columns::<F, 8>(panel, sums),
+            16 => sum_columns::<F, 16>(panel, resumed, sums),
+            _ => sum_columns::<F, 8>(panel, resumed, sums),
         }
     }
 }
 
-/// Adds the rows of a panel to the sums of its columns, `L` columns at a time.
+/// Sums of the columns of a panel, `L` columns at a time.
 #[inline(always)]
-fn sum_columns<F: Element, const L: usize>(panel: &[F], sums: &mut [F]) {
+fn sum_columns<F: Element, const L: usize>(panel: &[F], resumed: bool, sums: &mut [F]) {
     let width = sums.len();
     for (first, sums) in (0..width).step_by(L).zip(sums.chunks_exact_mut(L)) {
         let mut total = [F::ZERO; L];
-        total.copy_from_slice(sums);
+        if resumed {
+            total.copy_from_slice(sums);
+        }
         for row in panel.chunks_exact(width) {
             let row = &row[first..first + L];
             for j in 0..L {
@@ -95,6 +98,9 @@ kernel! {
     pub fn row_sums[F: Element](values: PanelRef<'_, F>, before: usize, partial: &mut [F], sums: &mut [F])[F] {
         let (partial, _) = partial.as_chunks_mut::<{ lanes::COUNT }>();
         for ((row, sum), lanes) in sums.iter_mut().enumerate().zip(partial).take(values.shape.rows) {
+            if before == 0 {
+                lanes.fill(F::ZERO);
+            }
             let turn = before % lanes::COUNT;
             lanes.rotate_left(turn);
             for p in 0..values.shape.count::<F>() {
