@@ -191,7 +191,7 @@ class _Twin:
         from . import reference
 
         self._core = model.copy()
-        self._x, self._y, self._weight = x, y, sample_weight
+        self._x, self._y, self._weight = _rounded(x, model.dtype), y, sample_weight
         self._loss, self._optimizer, self._seed = loss, optimizer, seed
         # The core rounds targets to the model's dtype; the reference gets the same numbers.
         arrays = arrays_of(x, y, sample_weight, loss, model.dtype)
@@ -203,7 +203,7 @@ class _Twin:
             self._targets = _rounded(values, model.dtype).tolist()
         else:
             self._targets = np.asarray(y).tolist()
-        self._rows = _rounded(x, model.dtype).tolist()
+        self._rows = self._x.tolist()
         self._reference_loss = (
             mirror(loss, reference)
             if isinstance(loss, Loss)

@@ -247,11 +247,12 @@ class Standardize(Layer):
 
     Mean and variance (biased, as `numpy.var`) are those of the rows that the first `fit` trains
     on: no validation rows, weighted by `sample_weight` (a row of weight 0 is absent), not by
-    `class_weight`. They are taken before the first step, in float64, of the numbers as the model's
-    dtype holds them, and stay as they are in later fits; `set_parameters`, files and copies carry
-    them like BatchNorm's, as "0.running_mean" and "0.running_var". A constant column has variance
-    1; columns count as constant as in scikit-learn's `StandardScaler`. Data in blocks is read once
-    more for that, before the first epoch.
+    `class_weight`. They are taken before the first step, in float64, and stay as they are in later
+    fits; `set_parameters`, files and copies carry them like BatchNorm's, as "0.running_mean" and
+    "0.running_var". A constant column has variance 1 (more where the dtype cannot hold it, so that
+    what is left of it vanishes); columns count as constant as in
+    scikit-learn's `StandardScaler`. Data in blocks is read once more for that, before the first
+    epoch.
 
     A variance of 0 says that nothing was measured: the feature passes as it is. So the layer is the
     identity before the first fit; where all variances are 0, the next fit measures. Whoever writes
@@ -286,8 +287,11 @@ class Standardize(Layer):
     Of the learning rate: the gradient of the loss is the true one, in y's units. Adam does not see
     its scale (but for ε), so rates are those that suit standardised targets. With SGD the gradients
     of mse are var(y) times as large as there: divide the rate by the variance, or clip. Huber's
-    delta is in y's units. float32 holds 24 binary digits: a column of numbers around 1e9 keeps
-    steps of 64 only, so subtract such an offset before, or take float64.
+    delta is in y's units.
+
+    Of float32: x − mean is formed in float64 and then rounded, so float64 and integer columns may
+    have large offsets, as times have; in a float32 array those digits are lost before (around 1e9
+    it has steps of 64). Predictions of a model in float32 are float32, also of targets far from 0.
 
     Elsewhere: `keras.layers.Normalization` is fitted by a call of `adapt`; scikit-learn has a
     `Pipeline` with `StandardScaler`, and `TransformedTargetRegressor`, whose inner loss is of

@@ -299,9 +299,9 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Those of the columns of `source`, rounded to F. Rows are added in order, in f64, once for the means and once more
+    /// Those of the columns of `source`. Rows are added in order, in f64, once for the means and once more
     /// about them, which mends what rounding left of both. `tick` runs about every 50 ms.
-    pub fn of<F: Element>(
+    pub fn of(
         source: &Source<'_>,
         weights: Option<&Source<'_>>,
         rows: Rows<'_>,
@@ -309,7 +309,7 @@ impl Moments {
     ) -> Result<Self> {
         let cols = source.cols;
         let block_rows = (VALUES / cols.max(1)).clamp(1, ROWS);
-        let mut values = Buffer::<F>::zeroed(block_rows.saturating_mul(cols))?;
+        let mut values = Buffer::<f64>::zeroed(block_rows.saturating_mul(cols))?;
         let mut shares = [1.0; ROWS];
         let (mut whole, mut present) = (rows.len() as f64, rows.len() as f64);
         if let Some(weights) = weights {
@@ -382,7 +382,7 @@ impl Moments {
         self.present += other.present;
     }
 
-    /// What a layer takes: a column counts as constant, and has the variance 1, where the variance is within the error
+    /// What a layer takes: a column counts as constant, and has the variance 1 or more, where the variance is within the error
     /// bound of the textbook algorithm, as in scikit-learn's `StandardScaler`.
     pub fn finish<F: Element>(mut self, name: &str) -> Result<Self> {
         if self.whole <= 0.0 {
@@ -396,7 +396,9 @@ impl Moments {
             let mean = self.mean[column];
             let rounding = self.present * f64::EPSILON;
             if *var <= rounding * *var + (rounding * mean) * (rounding * mean) {
-                *var = 1.0;
+                // A constant that F cannot hold leaves a rest, which is to vanish.
+                let rest = 1e3 * (mean - F::of(mean).to_f64());
+                *var = (rest * rest).clamp(1.0, 1e38);
             }
             let rounded = F::of(*var);
             if !(rounded >= F::MIN_POSITIVE && rounded.finite() && F::of(mean).finite()) {

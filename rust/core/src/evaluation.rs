@@ -320,7 +320,7 @@ fn forward<F: Element>(
     workspace: &mut Workspace<F>,
     out: &mut Sink<'_, F>,
 ) {
-    x.gather(Rows::Range { first, count }, workspace.input());
+    network.take(x, Rows::Range { first, count }, workspace);
     network.forward(workspace, count, Pass::EVALUATION);
     out.write(&workspace.output[..count * network.outputs]);
 }
@@ -397,11 +397,11 @@ impl<F: Element> Evaluation<'_, F> {
         for first in (0..data.count()).step_by(ROWS) {
             let count = ROWS.min(data.count() - first);
             let rows = data.range(first, count);
-            data.x.gather(rows, workspace.input());
             targets.gather(data, rows);
-            shared
-                .read()
-                .forward(&mut workspace, count, Pass::EVALUATION);
+            let network = shared.read();
+            network.take(&data.x, rows, &mut workspace);
+            network.forward(&mut workspace, count, Pass::EVALUATION);
+            drop(network);
             let output = &workspace.output[..count * shared.outputs];
             let weight = targets.whole(count);
             if weight > 0.0 {
@@ -459,7 +459,7 @@ pub fn value_and_gradient<F: Element>(
     let mut parameters = Buffer::zeroed(network.parameters.len())?;
     let mut input = Buffer::zeroed(rows * inputs)?;
     let all = data.range(0, rows);
-    data.x.gather(all, workspace.input());
+    network.take(&data.x, all, &mut workspace);
     targets.gather(data, all);
     let pass = Pass {
         weights: targets.weights(0..rows),

@@ -21,6 +21,7 @@ use crate::matrix::{Buffer, Panels};
 use crate::optimizers::Constraint;
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot, Subject};
 use crate::rng::{Purpose, Stream};
+use crate::source::{Rows, Source};
 
 /// A network: its plan, its parameters and the running statistics of its normalisations.
 pub struct Network<F: Element> {
@@ -349,6 +350,30 @@ impl<F: Element> Network<F> {
         &self.parameters[self.slots[index].range::<F>()]
     }
 
+    /// Puts rows of `x` into the workspace's input, less the mean where the first layer standardises.
+    pub fn take(&self, x: &Source<'_>, rows: Rows<'_>, workspace: &mut Workspace<F>) {
+        let shift = match self.nodes[0].op {
+            Op::Standardize {
+                of: of @ Subject::Inputs,
+                mean,
+                ..
+            } => {
+                self.factors(of, mean, &mut workspace.statistics[0]);
+                &workspace.statistics[0][..Panels::new(1, self.inputs).len::<F>()]
+            }
+            _ => &[],
+        };
+        x.gather(rows, shift, &mut workspace.values[0]);
+    }
+
+    /// What a layer that standardises subtracts or adds, and multiplies, of each feature.
+    fn factors(&self, of: Subject, mean: usize, factors: &mut [F]) {
+        let [mean, var] =
+            [mean, mean + 1].map(|slot| &self.state[self.state_slots[slot].range::<F>()]);
+        let (shift, scale) = factors.split_at_mut(mean.len());
+        standardize::factors(of, mean, var, shift, scale);
+    }
+
     /// Runs the first `rows` rows of the workspace's input through all layers; the result is in
     /// `workspace.output`.
     pub fn forward(&self, workspace: &mut Workspace<F>, rows: usize, pass: Pass<'_>) {
@@ -485,11 +510,12 @@ impl<F: Element> Network<F> {
             }
             Op::Softmax => softmax::forward(shape, input, output),
             Op::Standardize { of, mean, turned } => {
-                let width = Panels::new(1, node.outputs).len::<F>();
-                let (shift, scale) = statistics.split_at_mut(width);
-                let running = |slot: usize| &self.state[self.state_slots[slot].range::<F>()];
-                standardize::factors(of, running(mean), running(mean + 1), shift, scale);
-                standardize::forward(of, shape, turned, [shift, scale], input, output);
+                // Those of the inputs are there, as the input was taken.
+                if of == Subject::Targets {
+                    self.factors(of, mean, statistics);
+                }
+                let factors = statistics.split_at(Panels::new(1, node.outputs).len::<F>());
+                standardize::forward(of, shape, turned, factors.into(), input, output);
             }
         }
     }

@@ -8,6 +8,8 @@ use crate::element::Element;
 use crate::matrix::{Order, Panels, for_each_tile};
 use crate::pool;
 
+/// Columns of the widest panel.
+const MAX_PANEL: usize = 64;
 /// Rows that a task gathers.
 const ROWS: usize = 64;
 /// What gathering an element costs, in multiply-adds of a product.
@@ -142,8 +144,19 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Copies the rows named by `order` into panels of `order.len()` rows.
-    pub fn gather<F: Element>(&self, order: Rows<'_>, panels: &mut [F]) {
+    /// [`Self::read`], less `shift`, with one rounding: what an f64 or an integer has beyond F survives an offset.
+    fn read_shifted<F: Element>(&self, row: usize, first: usize, shift: &[F], out: &mut [F]) {
+        let mut wide = [0.0f64; MAX_PANEL];
+        let wide = &mut wide[..out.len()];
+        self.read(row, first, wide);
+        for ((out, &x), &shift) in out.iter_mut().zip(&*wide).zip(shift) {
+            *out = F::of(x - shift.to_f64());
+        }
+    }
+
+    /// Copies the rows named by `order` into panels of `order.len()` rows, less the columns' `shift` (stored as one row
+    /// of panels; empty for none).
+    pub fn gather<F: Element>(&self, order: Rows<'_>, shift: &[F], panels: &mut [F]) {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
         let rows = shape.rows.div_ceil(pool::team(work)).min(ROWS);
@@ -158,7 +171,13 @@ impl<'a> Source<'a> {
                     let (first, width, used) = (tile.first_row, tile.width(p), shape.used::<F>(p));
                     let [data] = tile.part(p);
                     let rows = data.chunks_exact_mut(width).enumerate();
-                    if self.contiguous::<F>() {
+                    if !shift.is_empty() {
+                        let shift = &shift[p * F::PANEL..];
+                        for (i, row) in rows {
+                            let row = &mut row[..used];
+                            self.read_shifted(order.get(first + i), p * F::PANEL, shift, row);
+                        }
+                    } else if self.contiguous::<F>() {
                         for (i, row) in rows {
                             self.copy(order.get(first + i), p * F::PANEL, &mut row[..used]);
                         }

@@ -375,7 +375,7 @@ impl<F: Element> Trainer<F> {
         }
         plan.standardize(shared, monitor)?;
         if search.is_some() {
-            search::gather(&plan, &mut batch, self.workspace.as_mut());
+            search::gather(&shared.read(), &plan, &mut batch, self.workspace.as_mut());
         }
         self.take_up(shared, &plan);
         let standing = &mut self.standing;

@@ -28,7 +28,8 @@ kernel! {
 }
 
 kernel! {
-    /// (x − shift)·scale, or of targets x·scale + shift; features are rows where the batch is the columns (`turned`).
+    /// x·scale for inputs, from which the mean has been taken, x·scale + shift for targets; features are rows where the
+    /// batch is the columns (`turned`).
     pub fn forward[F: Element](
         of: Subject,
         shape: Panels,
@@ -37,7 +38,7 @@ kernel! {
         input: &[F],
         output: &mut [F],
     )[F] {
-        let standardize = |x: F, shift: F, scale: F| (x - shift) * scale;
+        let standardize = |x: F, _, scale: F| x * scale;
         let put_back = |x: F, shift, scale| x.fma(scale, shift);
         match of {
             Subject::Inputs => each(shape, turned, factors, input, output, standardize),
@@ -105,20 +106,20 @@ kernel! {
 kernel! {
     /// Adds s·(x − center) and s·(x − center)² of each row of `values` (row-major) to the columns' sums; rows whose
     /// share s is 0 are absent.
-    pub fn add_moments[F: Element](
+    pub fn add_moments[](
         shares: &[f64],
         center: &[f64],
-        values: &[F],
+        values: &[f64],
         firsts: &mut [f64],
         seconds: &mut [f64],
-    )[F] {
+    )[] {
         let cols = center.len();
         for (&share, row) in shares.iter().zip(values.chunks_exact(cols)) {
             if share == 0.0 {
                 continue;
             }
             for j in 0..cols {
-                let d = row[j].to_f64() - center[j];
+                let d = row[j] - center[j];
                 firsts[j] += share * d;
                 seconds[j] += share * d * d;
             }

@@ -177,10 +177,10 @@ impl<'a, F: Element> Step<'a, '_, F> {
 
     /// Runs some of the rows forward.
     fn run(&mut self, workspace: &mut Workspace<F>, rows: Range<usize>) -> &Network<F> {
+        let (x, pass) = (self.data.x, self.pass_of(rows.clone()));
         let picked = Rows::Picked(&self.rows[rows.clone()]);
-        self.data.x.gather(picked, workspace.input());
-        let pass = self.pass_of(rows.clone());
         let network = self.network();
+        network.take(&x, picked, workspace);
         network.forward(workspace, rows.len(), pass);
         network
     }

@@ -104,6 +104,7 @@ pub(super) fn check<F: Element>(
 
 /// Takes all rows in, for the whole fit.
 pub(super) fn gather<F: Element>(
+    network: &Network<F>,
     plan: &FitPlan<'_>,
     batch: &mut Batch<F>,
     workspace: Option<&mut Workspace<F>>,
@@ -113,7 +114,7 @@ pub(super) fn gather<F: Element>(
         (plan.data.arrays(), &mut batch.targets, workspace)
     {
         targets.gather(data, rows);
-        data.x.gather(rows, workspace.input());
+        network.take(&data.x, rows, workspace);
     }
 }
 

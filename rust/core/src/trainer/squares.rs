@@ -131,7 +131,7 @@ impl<F: Element> Squares<F> {
                     values,
                 } = &mut pass;
                 let picked = Rows::Picked(&batch.order[row..=row]);
-                data.x.gather(picked, workspace.input());
+                network.take(&data.x, picked, workspace);
                 for k in 0..outputs {
                     // Again for each output, as the backward pass uses it up.
                     network.forward(workspace, 1, Pass::EVALUATION);

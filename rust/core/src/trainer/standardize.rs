@@ -21,7 +21,7 @@ impl FitPlan<'_> {
         match &self.data {
             _ if slots == [None, None] => return Ok(()),
             Feed::Arrays(data) => {
-                measure::<F>(data, slots, shared.outputs, &mut found, &mut || {
+                measure(data, slots, shared.outputs, &mut found, &mut || {
                     monitor.tick()
                 })?;
             }
@@ -32,7 +32,7 @@ impl FitPlan<'_> {
                     let (inputs, outputs) = (shared.inputs, shared.outputs);
                     let tick = &mut || monitor.tick();
                     data.check::<F>(self.objective, inputs, outputs, tick)?;
-                    measure::<F>(&data, slots, outputs, &mut found, tick)?;
+                    measure(&data, slots, outputs, &mut found, tick)?;
                     place += 1;
                 }
             }
@@ -62,7 +62,7 @@ impl FitPlan<'_> {
 }
 
 /// Takes some rows into the statistics of the features and of the targets, where there is a slot for them.
-fn measure<F: Element>(
+fn measure(
     data: &Data<'_>,
     slots: [Option<usize>; 2],
     outputs: usize,
@@ -83,7 +83,7 @@ fn measure<F: Element>(
     for ((source, found), slot) in sources.iter().zip(found).zip(slots) {
         if let (Some(source), Some(_)) = (source, slot) {
             let rows = data.range(0, data.count());
-            let moments = Moments::of::<F>(source, weights.as_ref(), rows, tick)?;
+            let moments = Moments::of(source, weights.as_ref(), rows, tick)?;
             match found {
                 Some(found) => found.merge(&moments),
                 None => *found = Some(moments),
