@@ -208,7 +208,7 @@ def test_blocks_without_rows_and_without_weight_are_passed_over():
     t = trainer()
     t.fit([(X[:40], Y[:40], weight), (X, Y, np.ones(103))], epochs=2, batch_size=103)
     assert t.step == 2
-    with pytest.raises(rv.ArgumentError, match="at least one row of positive weight"):
+    with pytest.raises(rv.ArgumentError, match="X: expected blocks with a row of positive weight"):
         trainer().fit([(X[:40], Y[:40], weight)])
 
 
@@ -376,7 +376,7 @@ def test_memory_does_not_grow_with_the_number_of_blocks():
         ([(X, Y), (X, Y, -Y)], rv.ArgumentError, "sample_weight of block 1: expected finite"),
         ([(X, Y), (X * np.nan, Y)], rv.ArgumentError, "X of block 1: expected finite numbers"),
         (X, rv.DTypeError, "y: expected targets"),
-        ("data.csv", rv.DTypeError, "y: expected targets"),
+        ("data.csv", rv.DTypeError, "X: expected arrays or a source of blocks, got a path"),
         ({"X": X}, rv.DTypeError, "y: expected targets"),
         (7, rv.DTypeError, "X: expected a source of blocks \\(X, y\\), got 7"),
     ],

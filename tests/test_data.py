@@ -876,6 +876,25 @@ def test_a_source_trains_as_its_arrays_do(tmp_path):
     assert results[0][-1] < results[0][0]
 
 
+def test_a_source_is_no_array(tmp_path):
+    source = rv.data.Parquet(parquet_file(tmp_path / "file", {"a": [1.0], "y": [1.0]}), target="y")
+    model = rv.Sequential([rv.Dense(1)], input_size=1)
+    for function in (lambda: model.predict(source), lambda: model.fit(source, [1.0], loss="mse")):
+        refused(rv.DTypeError, "^X: expected an array, got a source of blocks, Parquet", function)
+    refused(rv.DTypeError, "^paths: .*got DataFrame; frames", rv.data.CSV, FRAME, target="y")
+
+
+def test_a_validation_source_has_the_same_features(tmp_path):
+    table = {"a": [1.0, 2.0], "b": [0.0, 1.0], "y": [1.0, 2.0]}
+    path = parquet_file(tmp_path / "file", table)
+    source = rv.data.Parquet(path, target="y")
+    other = rv.data.Parquet(path, target="y", features=["b", "a"])
+    model = rv.Sequential([rv.Dense(1)])
+    words = "^validation_data: expected the features of X"
+    refused(rv.ArgumentError, words, model.fit, source, loss="mse", validation_data=other)
+    model.fit(source, loss="mse", validation_data=source)
+
+
 def test_the_writer_says_how_many_rows(tmp_path):
     script = Path(__file__).with_name("parquet_writer.py")
     command = [sys.executable, str(script), str(tmp_path / "file"), "1"]

@@ -236,3 +236,25 @@ def test_wrong_options_are_refused_by_name(options, words):
 
 def test_no_networks_are_no_work():
     assert rv.fit_many([], X, LABELS) == []
+
+
+def test_masks_and_splitters_say_which_rows():
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    mask = np.arange(len(X)) % 3 > 0
+    results = []
+    for rows in (
+        [mask, (mask, ~mask)],
+        [np.flatnonzero(mask), (np.flatnonzero(mask), np.flatnonzero(~mask))],
+    ):
+        models = [rv.Sequential([rv.Dense(3)], seed=seed) for seed in range(2)]
+        trainers = rv.fit_many(models, X, LABELS, loss="cross_entropy", rows=rows, epochs=2)
+        results.append(
+            [[t.step, *map(np.ndarray.tobytes, t.model.parameters().values())] for t in trainers]
+        )
+    assert results[0] == results[1]
+    models = [rv.Sequential([rv.Dense(3)], seed=seed) for seed in range(4)]
+    folds = model_selection.KFold(4).split(X)
+    trainers = rv.fit_many(models, X, LABELS, loss="cross_entropy", rows=folds)
+    assert all(len(t.history["val_loss"]) == 1 for t in trainers)
+    with pytest.raises(rv.ShapeError, match=r"rows\[0\]: expected one or more row numbers"):
+        rv.fit_many(models[:1], X, LABELS, loss="cross_entropy", rows=[mask[:5]])

@@ -705,6 +705,28 @@ def test_files_between_fits(method, tmp_path):
     assert bits(again.model) == bits(once.model)
 
 
+@every_method
+def test_a_model_with_statistics_goes_on_too(method, tmp_path):
+    layers = [rv.Standardize(), rv.Dense(3, activation="tanh"), rv.Dense(1)]
+    layers.append(rv.Standardize(of="targets"))
+    trainers = []
+    for epochs in ([6], [2, 4]):
+        t = rv.Trainer(rv.Sequential(layers, dtype="float64"), loss="mse", optimizer=method())
+        for count in epochs:
+            t.fit(X, NOISY, epochs=count)
+            t.save(tmp_path / "run.safetensors")
+            t = rv.Trainer.resume(tmp_path / "run.safetensors")
+        trainers.append(t)
+    assert bits(trainers[0].model) == bits(trainers[1].model)
+
+
+def test_a_fit_that_is_not_told_ends_where_it_has_converged():
+    t = rv.Trainer(rv.Sequential([rv.Dense(1)], dtype="float64"), loss="mse", optimizer="lbfgs")
+    t.fit(X, NOISY)
+    assert t.stopped_by == "converged"
+    assert 1 < t.epoch < 200
+
+
 def test_a_shorter_history_takes_the_newest_pairs(tmp_path):
     path = tmp_path / "run.safetensors"
     fitted(rv.LBFGS, epochs=6).save(path)

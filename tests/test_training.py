@@ -1127,3 +1127,28 @@ def test_a_memory_map_is_read_in_place(tmp_path):
         model.fit(data, y, loss="cross_entropy", batch_size=512, validation_split=0.1)
         models.append(bits(model))
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "loss"),
+    [
+        (rv.Dense(3, activation="softmax"), "cross_entropy"),
+        (rv.Softmax(), "cross_entropy"),
+        (rv.Activation("softmax"), rv.losses.CrossEntropy()),
+        (rv.Dense(1, activation="sigmoid"), "binary_cross_entropy"),
+    ],
+    ids=repr,
+)
+def test_a_squash_in_front_of_a_loss_that_has_one_is_logged(layer, loss, caplog):
+    rv.Trainer(rv.Sequential([rv.Dense(3), layer]), loss=loss)
+    assert "takes raw outputs" in caplog.text
+    caplog.clear()
+    rv.Trainer(rv.Sequential([rv.Dense(3), layer]), loss="mse")
+    assert caplog.text == ""
+
+
+def test_a_history_shows_its_last_epoch():
+    model = rv.Sequential([rv.Dense(1)])
+    history = model.fit(np.eye(4), np.ones(4), loss="mse", epochs=2)
+    assert repr(history).startswith("<History of 2 epochs: loss ")
+    assert repr(rv.History()) == "<History of 0 epochs>"

@@ -33,6 +33,11 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
         raise ArgumentError(
             f"{name}: expected an array without missing values, got rows with masked values"
         )
+    if getattr(type(value), "_of_blocks", False):
+        raise DTypeError(
+            f"{name}: expected an array, got a source of blocks, {type(value).__name__}; fit and "
+            "evaluate take it without y, else take its blocks one by one: for X, *_ in source"
+        )
     array = _as_array(value, name)
     if array.dtype.kind == "O" and _is_frame(value) and not _offender(value):
         array = _filled(value, array, dtype)
@@ -42,8 +47,9 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
                 f"{name}: expected a dense array, got a sparse one ({type(value).__name__}); "
                 f"convert it with {name}.toarray()"
             )
+        hint = "; np.unique(..., return_inverse=True) numbers names" * (array.dtype.kind in "SU")
         raise DTypeError(
-            f"{name}: expected real numbers, got dtype {array.dtype}{_offender(value)}"
+            f"{name}: expected real numbers, got dtype {array.dtype}{_offender(value)}{hint}"
         )
     if array.dtype.char in _IN_PLACE and array.dtype.isnative and array.flags.aligned:
         return array
@@ -148,7 +154,8 @@ def integer(value: Any, name: str, *, least: int, most: int = 2**63 - 1) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise DTypeError(f"{name}: expected an integer, got {value!r}")
     if not least <= value <= most:
-        raise ArgumentError(f"{name}: expected an integer from {least} to {most}, got {value}")
+        bounds = f"from {least} to {most}" if most < 2**63 - 1 else f"from {least} on"
+        raise ArgumentError(f"{name}: expected an integer {bounds}, got {value}")
     return int(value)
 
 

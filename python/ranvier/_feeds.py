@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from . import _core
 from ._arrays import Array
 from .errors import DTypeError, ShapeError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # (X, y, weight, prefix and suffix of their names in messages) -> arrays as the core takes them.
 Make: TypeAlias = Callable[[Any, Any, Any, str, str], dict[str, Any]]
@@ -73,7 +76,10 @@ class Blocks:
         name = "validation_data" if prefix else "X"
         self._indexed = hasattr(source, "__getitem__") and hasattr(source, "__len__")
         if not self._indexed and not isinstance(source, Iterable):
-            raise DTypeError(f"{name}: expected a source of blocks (X, y), got {source!r:.100}")
+            hint = "; pass an object whose __iter__ calls it" if callable(source) else ""
+            raise DTypeError(
+                f"{name}: expected a source of blocks (X, y), got {source!r:.100}{hint}"
+            )
         if not self._indexed and iter(source) is source:
             raise DTypeError(
                 f"{name}: expected blocks that can be read again for each epoch, got "
@@ -91,6 +97,11 @@ class Blocks:
         if first is None:
             raise ShapeError(f"{name}: expected blocks with at least one row, got none")
         self.arrays = first[1]
+
+    @property
+    def features(self) -> Any:
+        """Names of the features, where the source has them."""
+        return getattr(self._source, "features", None)
 
     @property
     def core(self) -> Any:
@@ -126,7 +137,7 @@ class Blocks:
             got = f"{len(block)} parts" if isinstance(block, tuple | list) else type(block).__name__
             raise DTypeError(
                 f"{self._name}: expected (X, y) or (X, y, weight) as each block of a source, got "
-                f"{got} as block {number}"
+                f"{got} as block {number} (a single block is [(X, y)]; arrays are fit(X, y))"
             )
         return block[0], block[1], block[2] if len(block) == 3 else None
 
@@ -143,6 +154,8 @@ class Blocks:
         self.current.clear()
         self.arrays = {}
         if self._reader is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="ranvier-blocks")
         if place == 0 or self._next is None:
             self._stream = self._read(self._order(epoch))
@@ -176,7 +189,12 @@ def holds_blocks(X: Any, y: Any) -> bool:
     """Whether X, without y, is a source of blocks; an array without targets is refused."""
     if y is not None:
         return False
-    if hasattr(X, "__array__") or isinstance(X, str | bytes | Mapping):
+    if isinstance(X, str | bytes | os.PathLike):
+        raise DTypeError(
+            "X: expected arrays or a source of blocks, got a path; "
+            "ranvier.data.CSV(path, target=...) or Parquet reads one"
+        )
+    if hasattr(X, "__array__") or isinstance(X, Mapping):
         raise DTypeError(
             "y: expected targets (only a source of blocks (X, y) or (X, y, weight) goes without), "
             f"got None with X a {type(X).__name__}"

@@ -174,14 +174,15 @@ class Reader:
             text = f"no {e.args[0]!r}" if isinstance(e, KeyError) and e.args else str(e)
             raise self.fault(f"{key} with {text[:300]}") from e
 
-    def refuse_others(self, names: list[str]) -> None:
-        """Refuses tensors that belong to none of the parameters of these names."""
+    def refuse_others(self, names: list[str], trained: int) -> None:
+        """Refuses tensors that belong to none of these names, of which the first ones train."""
         expected = {*names, *(name.replace("running_mean", _COUNTER) for name in names)}
         if self.metadata.get("ranvier.kind") == "run":
             expected |= {prefix + name for prefix in _core.names("prefix") for name in names}
         tensors = [name for name, _, _ in self.file.tensors()]
         for number in range(len(tensors) if self.metadata.get("ranvier.kind") == "run" else 0):
-            pair = {f"{p}{number}.{name}" for p in _core.names("pairs") for name in names}
+            own = names[:trained]
+            pair = {f"{p}{number}.{name}" for p in _core.names("pairs") for name in own}
             if not pair.issubset(tensors):
                 break
             expected |= pair

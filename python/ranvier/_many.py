@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ from .optimizers import OptimizerLike
 from .trainer import Part, Trainer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from numpy.typing import ArrayLike
 
 __all__ = ["fit_many"]
@@ -56,7 +59,8 @@ def fit_many(
         loss: of the models among `networks`; needed where there are any.
         optimizer: likewise.
         rows: for each network the rows that it trains on, as indices (which may repeat, as in a
-            bootstrap), or a pair of those and the rows that it validates on; None for all rows.
+            bootstrap) or a mask, or a pair of those and the rows that it validates on, as
+            scikit-learn's splitters give them; None for all rows.
         sample_weight: (rows,), of all.
         epochs: passes over each network's rows.
         progress: show on standard error, if it is a terminal, how many are done.
@@ -80,6 +84,8 @@ def fit_many(
         >>> [round(len(trainer.history["val_loss"])) for trainer in trainers]
         [20, 20, 20]
     """
+    if isinstance(networks, Trainer | Sequential):
+        raise DTypeError(f"networks: expected a list of them, got {networks!r:.100}")
     if y is None:
         raise ArgumentError("y: expected the targets of all networks, got None")
     trainers = [
@@ -156,6 +162,8 @@ def _parts(rows: Any, count: int, length: int) -> list[tuple[Array | None, Array
     """For each network the rows to train on and those to validate on."""
     if rows is None:
         return [(None, None)] * count
+    if isinstance(rows, Iterator):
+        rows = list(rows)
     if not isinstance(rows, Sequence) or len(rows) != count:
         raise ArgumentError(
             f"rows: expected a list with an entry for each of {count} networks, got {rows!r:.100}"
@@ -171,7 +179,10 @@ def _parts(rows: Any, count: int, length: int) -> list[tuple[Array | None, Array
 def _indices(rows: Any, name: str, length: int) -> Array | None:
     if rows is None:
         return None
-    array = numeric(rows, name, np.int64)
+    array = np.asarray(rows)
+    if array.dtype == bool and array.shape == (length,):
+        array = np.flatnonzero(array)
+    array = numeric(array, name, np.int64) if array.dtype != bool else array
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise ShapeError(
             f"{name}: expected one or more row numbers, got an array of {array.dtype} with shape "
@@ -195,7 +206,7 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
         try:
             if bar is not None:
                 for future in futures:
-                    future.add_done_callback(lambda _: bar.step())
+                    future.add_done_callback(partial(_count, bar))
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
@@ -207,3 +218,8 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
         finally:
             if bar is not None:
                 bar.close()
+
+
+def _count(bar: Any, future: Future[None]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        bar.step()

@@ -42,6 +42,9 @@ _BLOCK_BYTES = 1 << 24
 class _Source(Sequence[Block]):
     """What both sources share: paths, the columns' roles, numbers of blocks."""
 
+    # Says to whoever makes arrays that this is none.
+    _of_blocks = True
+
     def __init__(
         self,
         paths: Path | Iterable[Path],
@@ -52,6 +55,11 @@ class _Source(Sequence[Block]):
         import_arrow(type(self).__name__)
         if isinstance(paths, str | bytes | os.PathLike):
             self._paths: tuple[str, ...] = (path_of(paths, "paths"),)
+        elif hasattr(paths, "__array__"):
+            raise DTypeError(
+                f"paths: expected a path or a list of paths, got {type(paths).__name__}; frames "
+                "and arrays go to fit as they are"
+            )
         elif isinstance(paths, Iterable):
             self._paths = tuple(path_of(path, "paths") for path in paths)
         else:
@@ -489,8 +497,9 @@ def _unknown(role: str, name: str, columns: Sequence[str], path: str, first: boo
 
     shown = ", ".join(repr(column)[:60] for column in columns[:8])
     shown += f" and {len(columns) - 8} more" if len(columns) > 8 else ""
-    close = get_close_matches(name, columns, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    plain = {column.lower(): column for column in columns}
+    close = get_close_matches(name.lower(), plain, n=1)
+    hint = f"; did you mean {plain[close[0]]!r}?" if close else ""
     if first:
         return ArgumentError(f"{role}: expected a column of {path} ({shown}), got {name!r}{hint}")
     return ArgumentError(

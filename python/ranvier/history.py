@@ -27,6 +27,18 @@ class History(dict[str, list[Any]]):
         ([0, 1], [2, 4], 2)
     """
 
+    def __repr__(self) -> str:
+        """How many epochs, and the figures of the last one; `dict(history)` shows all."""
+        count = max(map(len, self.values()), default=0)
+        last = {name: column[-1] for name, column in self.items() if column}
+        shown = [
+            f"{name} {value:.4g}"
+            for name, value in last.items()
+            if name not in ("epoch", "step") and isinstance(value, float)
+        ]
+        figures = f": {', '.join(shown)}" if shown else ""
+        return f"<History of {count} epoch{'s' * (count != 1)}{figures}>"
+
     def append(self, row: dict[str, Any]) -> None:
         """Adds one epoch; a figure that is new gets None for the epochs before."""
         self._put(max(map(len, self.values()), default=0), row)

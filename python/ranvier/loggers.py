@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -67,7 +68,7 @@ class ProgressBar(Callback):
         isatty = getattr(file, "isatty", None)
         if isatty is None or not isatty():
             return
-        if not self.plain:
+        if not self.plain and _width(file) > 0:
             try:
                 from tqdm import tqdm
             except ImportError:
@@ -314,3 +315,11 @@ class MLflow(Callback):
         if self._mlflow is not None and self._own:
             self._mlflow.end_run()
         self._mlflow = None
+
+
+def _width(file: IO[str]) -> int:
+    """Columns of a terminal; 0 where it does not say, and tqdm would write blank lines."""
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return 1

@@ -200,7 +200,8 @@ class CrossEntropy(Loss):
     """−log p_y with p = softmax(z), a mean over rows.
 
     Target: integer labels 0..K−1 of shape (n,) or (n, 1), or probabilities of shape (n, K), rows
-    summing to 1 (−Σ y_k·log p_k). Labels out of range are refused, always.
+    summing to 1 (−Σ y_k·log p_k). Labels out of range are refused, always. The softmax is the
+    loss's own: the last layer has none, and the predicted class is `output.argmax(axis=1)`.
 
     Args:
         label_smoothing: ε in [0, 1): the target becomes (1−ε)·y + ε/K.
@@ -230,7 +231,7 @@ class CrossEntropy(Loss):
             raise DTypeError(
                 f"{name}: expected integer class labels (or probabilities of shape "
                 f"(rows, outputs)), got dtype {array.dtype} with shape {array.shape}; "
-                f"use {name}.astype(int) if they are labels"
+                f"make them integers if they are labels (.astype(int))"
             )
         return {"labels": array.reshape(-1) if array.ndim == 2 else array}
 
@@ -240,7 +241,8 @@ class BinaryCrossEntropy(Loss):
     """(1−y)·z − (1+(p−1)·y)·logsigmoid(z), a mean over all n·K elements, from logits z.
 
     logsigmoid(z) = min(z, 0) − log1p(e^−|z|). Target: values from 0 to 1, (n, K), or (n,) for one
-    output. As `torch.nn.BCEWithLogitsLoss`.
+    output. As `torch.nn.BCEWithLogitsLoss`: the last layer has no sigmoid, and a class is predicted
+    where the output is above 0.
 
     Args:
         pos_weight: p, the weight of positive targets: one number, or one for each output.

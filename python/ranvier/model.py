@@ -322,7 +322,7 @@ class Sequential:
         network.write(values)
 
     def predict(self, X: ArrayLike, *, out: Array | None = None) -> Array:
-        """Raw outputs in evaluation mode.
+        """Raw outputs in evaluation mode; for the classification losses these are logits.
 
         Args:
             X: (rows, input_size), any real dtype, order and strides. NaN gives NaN in its own row.
@@ -456,7 +456,7 @@ def _restore(reader: Reader, model: dict[str, Any]) -> Sequential:
     specs = [layer._spec() for layer in layers]
     tables = _core.tables(specs, size, twin._dtype.name)
     names = torch_names(layers, [name for table in tables for name, _ in table])
-    reader.refuse_others(names)
+    reader.refuse_others(names, len(tables[0]))
     twin._network = _core.Network.load(specs, size, twin._dtype.name, reader.file, names)
     twin._input_size = size
     return twin

@@ -50,6 +50,8 @@ class Optimizer(Definition):
 
     # Whether a step takes all rows as one batch.
     _whole: ClassVar[bool] = False
+    # Of a fit that is not told.
+    _epochs: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if type(self) in (Optimizer, FirstOrder, SecondOrder):
@@ -351,7 +353,8 @@ class SecondOrder(Optimizer):
     epoch is one step on all rows as one batch, in their order, whatever `shuffle` says, and
     batch_size is None or at least their number. Layers whose output depends on chance or on the
     other rows (Dropout, GaussianNoise, BatchNorm) are refused, as are constraints of weights, mixed
-    precision, accumulate, ema_decay and data in blocks. There is no learning rate, no weight decay
+    precision, accumulate, ema_decay and data in blocks. A fit has 200 epochs unless told otherwise,
+    and `Trainer.evaluate` tells the loss at its end. There is no learning rate, no weight decay
     (a layer's l2 penalty is part of the loss) and no clipping.
 
     A fit ends before its last epoch, or its first one, where there is nothing left to gain: then
@@ -361,6 +364,7 @@ class SecondOrder(Optimizer):
     """
 
     _whole: ClassVar[bool] = True
+    _epochs: ClassVar[int] = 200
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -375,11 +379,12 @@ class LBFGS(SecondOrder):
     step a = 1/‖g‖. A search that fails is repeated along −g, the pairs forgotten; if that fails
     too, the fit ends, `Trainer.stopped_by` being "line_search". The history's learning_rate is a.
 
-    Numbers are those of `scipy.optimize.minimize(method="L-BFGS-B")` without bounds, up to
-    rounding; the options there are maxcor, maxls, gtol and ftol. (torch.optim.LBFGS keeps 100 pairs
-    and takes a fixed step of 1 unless it is told to search.) Where SciPy gives up, at a loss that
-    is not finite, this one goes half the way back. l1 penalties are followed as they are; at their
-    kinks a line search may fail.
+    As every `SecondOrder` method it takes all rows in one step. Numbers are those of
+    `scipy.optimize.minimize(method="L-BFGS-B")` without bounds, up to rounding, which on losses
+    that are not convex makes the paths part after some hundred steps; the options there are
+    maxcor, maxls, gtol and ftol. (torch.optim.LBFGS keeps 100 pairs and takes a fixed step of 1
+    unless it is told to search.) Where SciPy gives up, at a loss that is not finite, this one goes
+    half the way back. l1 penalties are followed as they are; at their kinks a line search may fail.
 
     Args:
         history_size: pairs that are kept, each two vectors of the model's size; 1 to 1000.
@@ -397,7 +402,7 @@ class LBFGS(SecondOrder):
         >>> y = X @ [1.0, -2.0, 0.5] + 3.0
         >>> model = rv.Sequential([rv.Dense(1)], dtype="float64", seed=0)
         >>> trainer = rv.Trainer(model, loss="mse", optimizer=rv.LBFGS())
-        >>> history = trainer.fit(X, y, epochs=100)
+        >>> history = trainer.fit(X, y)
         >>> trainer.stopped_by, len(history["loss"]) < 10
         ('converged', True)
         >>> [round(float(b), 3) for b in model.parameters()["0.bias"]]
@@ -427,7 +432,8 @@ class LevenbergMarquardt(SecondOrder):
     gain is (loss(θ) − loss(θ + h)) / hᵀ(μh − Jᵀr), what it brings by what a linear r foretells. If
     it is positive, the step is taken and μ ← μ·max(1/3, 1 − (2·gain − 1)³), ν ← 2; else μ ← μν,
     ν ← 2ν, and another h is tried. At first μ = damping·max diag JᵀJ. The history's learning_rate
-    is 1/(2μ), the rate where there is no curvature.
+    is 1/(2μ), the rate where there is no curvature. As every `SecondOrder` method it takes all rows
+    in one step.
 
     J is summed up row by row and the equations are solved in float64 by Cholesky's method: memory
     grows with the square of the number of parameters, time with its cube; more than 10,000 are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,11 +38,13 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .layers import Standardize
+from .layers import Softmax, Standardize
 from .losses import (
     MAE,
     MSE,
+    BinaryCrossEntropy,
     ClassWeight,
+    CrossEntropy,
     CustomLoss,
     Huber,
     Loss,
@@ -132,6 +135,7 @@ class Trainer:
     ) -> None:
         self._model = checked_model(model)
         self._loss = get_loss(loss)
+        _warn_of_double_squash(self._model, self._loss)
         self._metrics = get_metrics(metrics, self._loss)
         self._optimizer = get_optimizer(optimizer).copy()
         self._precision = _checked_precision(precision, self._model)
@@ -311,7 +315,8 @@ class Trainer:
         Args:
             path: a file of `Trainer.save` or `Checkpoint`.
             loss: in place of the one in the file; needed where that was one of one's own.
-            optimizer: likewise; a rule that remembers the same moments.
+            optimizer: likewise; moments of the file that it does not remember are dropped, and one
+                that remembers others is refused.
             metrics: likewise.
 
         Raises:
@@ -377,7 +382,8 @@ class Trainer:
                 reach from a block into the next, which is read meanwhile, so that two are in
                 memory. A fault in a later block ends the fit when it is read.
             y: targets as the loss takes them.
-            epochs: passes over the data, 1 or more; default 1. After `Trainer.resume` the default
+            epochs: passes over the data, 1 or more; default 1, or 200 for `LBFGS` and
+                `LevenbergMarquardt`, whose epoch is one step. After `Trainer.resume` the default
                 goes on with the fit in progress, whose options come from the file: then none of
                 batch_size, accumulate, shuffle, validation_split, class_weight, monitor,
                 restore_best_weights and max_steps may be given.
@@ -488,7 +494,8 @@ class Trainer:
         if going_on:
             saved = self._going_on(options, hooks, feed, validation, allowed)
         else:
-            epochs = 1 if epochs is None else integer(epochs, "epochs", least=1)
+            default = self._optimizer._epochs
+            epochs = default if epochs is None else integer(epochs, "epochs", least=1)
             apart = part is not None and part.held_out is not None
             # All rows are one batch for those who need them all.
             rows = feed.arrays["x"].shape[0] if self._optimizer._whole else 32
@@ -502,6 +509,11 @@ class Trainer:
                     "pass validation_data"
                 )
             feed.order_by(self._seed if saved["shuffle"] else None)
+            names = [f.features for f in (feed, validation) if isinstance(f, Blocks)]
+            if None not in names and len(set(map(tuple, names))) > 1:
+                raise ArgumentError(
+                    f"validation_data: expected the features of X, {names[0]}, got {names[1]}"
+                )
         outputs = self._model._outputs(width)
         if (wanted := saved["class_weight"]) is not None:
             own = None if part is None else part.rows
@@ -1014,6 +1026,21 @@ def _held_out(
         rows = np.frombuffer(_core.holdout(feed.arrays, split), np.uint32)
         return feed.outcome(model, rows)
     return feed.outcome(model, None if part is None else part.held_out)
+
+
+def _warn_of_double_squash(model: Sequential, loss: Loss | CustomLoss) -> None:
+    """Says that the classification losses take logits, to those who come from where they do not."""
+    last = model.layers[-1]
+    squash = "softmax" if isinstance(last, Softmax) else getattr(last, "activation", None)
+    squash = squash if isinstance(squash, str) else getattr(type(squash), "__name__", "").lower()
+    pair = (squash, type(loss))
+    if pair in (("softmax", CrossEntropy), ("sigmoid", BinaryCrossEntropy)):
+        logging.getLogger("ranvier").warning(
+            "%r takes raw outputs and has a %s of its own: leave that of the last layer, %r, out",
+            loss,
+            squash,
+            last,
+        )
 
 
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:

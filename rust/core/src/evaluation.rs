@@ -357,7 +357,7 @@ pub fn evaluate<F: Element>(
                 place += 1;
             }
             if evaluation.whole <= 0.0 {
-                return Err(nothing("the blocks"));
+                return Err(nothing("X"));
             }
         }
     }
@@ -371,7 +371,7 @@ pub fn evaluate<F: Element>(
 
 /// Blocks without a row that counts.
 pub(crate) fn nothing(name: &str) -> Error {
-    Error::argument(name, "at least one row of positive weight", "none")
+    Error::argument(name, "blocks with a row of positive weight", "none")
 }
 
 /// An evaluation on its way.

@@ -616,7 +616,7 @@ impl<F: Element> Trainer<F> {
                 return Ok(cut.unwrap_or(Ending::Monitor));
             };
             if position.whole <= 0.0 {
-                return Err(nothing("X, the blocks"));
+                return Err(nothing("X"));
             }
             self.show_average(shared, true);
             let validation = match &plan.validation {
