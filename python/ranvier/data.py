@@ -12,6 +12,11 @@ an open file and never a block that it has returned, so it can be pickled, and m
 caller's blocks take. A file must not change while a source of it is in use.
 
 Needs pyarrow: pip install 'ranvier[data]'.
+
+    import ranvier as rv
+
+    source = rv.data.Parquet(["2024.parquet", "2025.parquet"], target="price", weight="count")
+    model.fit(source, loss="mse", epochs=3, validation_data=rv.data.CSV("now.csv", target="price"))
 """
 
 from __future__ import annotations

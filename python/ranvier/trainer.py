@@ -97,8 +97,8 @@ class Trainer:
             between the products see float32.
         ema_decay: β in [0, 1): the exponential moving average of the parameters, θ̄ ← θ̄ +
             (1−β)/(1−β^t)·(θ − θ̄) after step t (Kingma and Ba 2015, section 7.2), is what is
-            validated at the end of each epoch, kept as the best, and left in the model; None, the
-            default, takes no average. Training itself goes on from θ, also in a further fit, unless
+            validated at the end of each epoch, kept as the best, and left in the model; 0.99 looks
+            back some hundred steps; None, the default, takes no average. Training itself goes on from θ, also in a further fit, unless
             the model's parameters were changed meanwhile: then the average begins anew. Running
             statistics of BatchNorm are not averaged. Keras's use_ema is without the bias correction
             and starts from the initial parameters; torch has `swa_utils.AveragedModel`.
@@ -445,6 +445,16 @@ class Trainer:
             ... )
             >>> min(history["val_loss"]) == history["val_loss"][trainer.best_epoch]
             True
+
+            Blocks, and steps of several batches; a class would read its parts from files:
+
+            >>> class Parts:
+            ...     def __iter__(self):
+            ...         for first in range(0, 80, 20):
+            ...             yield X[first : first + 20], X[first : first + 20] ** 2
+            >>> history = trainer.fit(Parts(), epochs=2, batch_size=5, accumulate=4)
+            >>> history["step"][-1] - history["step"][-2]
+            4
         """
         options = {
             "batch_size": batch_size,
