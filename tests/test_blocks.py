@@ -389,6 +389,17 @@ def test_a_wrong_source_is_named(source, kind, words):
     assert type(caught.value) is kind
 
 
+def test_an_evaluation_names_what_it_was_given():
+    t = trainer()
+    t.fit(X, Y)
+    with pytest.raises(rv.ArgumentError, match=r"^X of block 1: expected finite"):
+        t.evaluate([(X, Y), (X * np.nan, Y)])
+    with pytest.raises(rv.ArgumentError, match=r"^X: expected blocks with a row of positive"):
+        t.evaluate([(X, Y, np.zeros(103))])
+    with pytest.raises(rv.ArgumentError, match=r"^validation_data: expected blocks with a row"):
+        t.fit(X, Y, validation_data=[(X, Y, np.zeros(103))])
+
+
 def test_options_that_need_all_rows_are_refused():
     refusals = {
         "validation_split: expected 0": {"validation_split": 0.1},

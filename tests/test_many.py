@@ -258,3 +258,35 @@ def test_masks_and_splitters_say_which_rows():
     assert all(len(t.history["val_loss"]) == 1 for t in trainers)
     with pytest.raises(rv.ShapeError, match=r"rows\[0\]: expected one or more row numbers"):
         rv.fit_many(models[:1], X, LABELS, loss="cross_entropy", rows=[mask[:5]])
+
+
+class Squares:
+    def value_and_gradient(self, output, target, sample_weight=None):
+        error = output - np.asarray(target).reshape(output.shape)
+        return float((error**2).mean()), 2 * error / error.size
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2000}, {"batch_size": 400, "accumulate": 5}])
+def test_a_bootstrap_may_have_more_rows_than_the_data(options):
+    rows = np.random.default_rng(0).integers(0, len(X), 3000)
+    results = []
+    for loss in ("mse", Squares()):
+        model = rv.Sequential([rv.Dense(1)])
+        (t,) = rv.fit_many([model], X, X[:, 0], loss=loss, rows=[rows], epochs=3, **options)
+        results.append(t.history["loss"])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    model = rv.Sequential([rv.Dense(1)], dtype="float64")
+    (t,) = rv.fit_many([model], X, X[:, 0], loss="mse", optimizer="lbfgs", rows=[rows], epochs=99)
+    assert t.stopped_by == "converged"
+
+
+def test_rows_of_which_nothing_counts_are_refused():
+    weight = np.where(np.arange(len(X)) < 150, 1.0, 0.0)
+    first, rest = np.arange(150), np.arange(150, 300)
+    for rows, part in [((first, rest), "validate"), ((rest, first), "train")]:
+        model = rv.Sequential([rv.Dense(1)])
+        with pytest.raises(rv.ArgumentError, match=f"rows: .*positive weight to {part} on"):
+            rv.fit_many(
+                [model], X, X[:, 0], loss="mse", rows=[rows], sample_weight=weight, epochs=1
+            )
+        assert model.input_size is None

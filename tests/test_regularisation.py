@@ -1,5 +1,7 @@
 """Penalties, constraints and averages of weights, and noise: what they are, and what they do."""
 
+import pickle
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -431,3 +433,35 @@ def test_an_interrupted_or_diverged_fit_leaves_the_average():
 def test_a_wrong_decay_is_refused(bad):
     with pytest.raises(rv.RanvierError, match="ema_decay: expected"):
         averaged(ema_decay=bad)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_change_in_a_hook_begins_a_new_average_that_a_file_goes_on_with(hook, validated):
+    options = {"validation_data": (X[:9], Y[:9])} if validated else {}
+
+    class Change(rv.Callback):
+        calls = 0
+
+        def on_train_begin(self, trainer):
+            self.trainer = trainer
+
+        def called(self):
+            self.calls += 1
+            if self.calls == 2:
+                parameters = self.trainer.model.parameters()
+                self.trainer.model.set_parameters({k: v + 0.5 for k, v in parameters.items()})
+                self.file = pickle.dumps(self.trainer)
+
+    setattr(Change, hook, lambda self, *_: self.called())
+    change, trainer = Change(), averaged(optimizer=rv.SGD(learning_rate=1e-12))
+    trainer.fit(X, Y, epochs=4, batch_size=10, callbacks=[change], **options)
+    resumed = pickle.loads(change.file)
+    resumed.fit(X, Y, **options)
+    assert bits(resumed.model) == bits(trainer.model)
+    # The rate is next to nothing, so that the average is what it was changed to.
+    fresh = rv.Sequential(trainer.model.layers, input_size=5).parameters()
+    if not validated:
+        np.testing.assert_allclose(
+            trainer.model.parameters()["0.weight"], fresh["0.weight"] + 0.5, atol=1e-5
+        )

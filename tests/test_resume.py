@@ -483,3 +483,101 @@ def test_a_trainer_that_fits_in_another_thread_cannot_be_saved(tmp_path):
         done.set()
         fit.join()
     assert names(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_file_of_the_last_step_ends_its_epoch(optimizer):
+    """`max_steps` closes the epoch in progress; so does going on from a file of that very step."""
+    model = rv.Sequential([rv.Dense(6, activation="tanh"), rv.Dense(4)], input_size=5)
+    whole = rv.Trainer(model, loss="cross_entropy", optimizer=optimizer)
+    saver, validation = SaveEach(), {"validation_data": VALIDATION}
+    whole.fit(X, LABELS, epochs=5, max_steps=2, callbacks=[saver], **validation)
+    for data in saver.files:
+        resumed = pickle.loads(data)
+        resumed.fit(X, LABELS, **validation)
+        assert state(resumed) == state(whole)
+
+
+CALLS = []
+
+
+def share(y, output):
+    """Right answers; fails when it is asked for the second time."""
+    CALLS.append(len(CALLS))
+    if len(CALLS) == 2:
+        raise KeyboardInterrupt
+    return float((np.asarray(y) == output.argmax(axis=1)).mean())
+
+
+def test_a_metric_that_fails_leaves_its_epoch_to_be_ended():
+    t = trainer(metrics=[share])
+    CALLS.clear()
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(X, LABELS, epochs=4, validation_data=VALIDATION, monitor="val_share")
+    t = pickle.loads(pickle.dumps(t))
+    t.fit(X, LABELS, validation_data=VALIDATION)
+    assert t.history["epoch"] == [0, 1, 2, 3]
+    assert None not in t.history["val_share"]
+
+
+class Raise(rv.Callback):
+    """An exception in the hook of a step, or before the first."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def on_train_begin(self, trainer):
+        if self.step is None:
+            raise ZeroDivisionError
+
+    def on_train_batch_end(self, step, logs):
+        if step == self.step:
+            raise ZeroDivisionError
+
+
+def test_a_fit_that_does_not_begin_leaves_the_one_before_in_progress():
+    whole, t = trainer(), trainer()
+    whole.fit(X, LABELS, epochs=4, batch_size=10)
+    with pytest.raises(ZeroDivisionError):
+        t.fit(X, LABELS, epochs=4, batch_size=10, callbacks=[Raise(5)])
+    with pytest.raises(ZeroDivisionError):
+        t.fit(X, LABELS, epochs=1, batch_size=50, callbacks=[Raise()])
+    t = pickle.loads(pickle.dumps(t))
+    with pytest.raises(ZeroDivisionError):
+        t.fit(X, LABELS, callbacks=[Raise()])
+    t.fit(X, LABELS)
+    assert state(t)[:4] == state(whole)[:4]
+
+
+def test_a_fault_in_a_block_is_an_ending_like_others():
+    good = [(X[:40], LABELS[:40]), (X[40:], LABELS[40:])]
+
+    class Torn:
+        reads = 0
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            self.reads += 1
+            return good[number] if self.reads == 1 else (X[:40] * np.nan, LABELS[:40])
+
+    t = trainer()
+    t.fit(good, epochs=2, batch_size=10)
+    with pytest.raises(rv.ArgumentError, match="X of block"):
+        t.fit(Torn(), epochs=5, batch_size=8)
+    assert t.stopped_by == "ArgumentError"
+    assert (t.epoch, t.step) == (3, 16)
+    t = pickle.loads(pickle.dumps(t))
+    t.fit(good)
+    assert t.epoch == 7
+
+
+def test_what_is_not_finite_is_not_gone_on_with():
+    t = trainer(optimizer=rv.SGD(learning_rate=lambda t: 1e-3 if t < 8 else 1e39))
+    with pytest.raises(ZeroDivisionError):
+        t.fit(X, LABELS, epochs=9, batch_size=10, validation_data=VALIDATION, callbacks=[Raise(9)])
+    assert all(np.isfinite(value).all() for value in t.model.parameters().values())
+    # The best epoch is where it goes on, with the first rates.
+    t.fit(X, LABELS, epochs=1, batch_size=40)
+    assert all(np.isfinite(value).all() for value in t.model.parameters().values())

@@ -326,7 +326,9 @@ def test_rows_without_any_weight_are_refused():
     weight = np.zeros(len(X))
     weight[:5] = 1.0
     model = net(input_size=5)
-    with pytest.raises(rv.ArgumentError, match="sample_weight: expected a positive weight"):
+    with pytest.raises(
+        rv.ArgumentError, match="rows: expected at least one row of positive weight"
+    ):
         rv.fit_many([model], X, y, loss="mse", rows=[np.arange(5, 9)], sample_weight=weight)
 
 

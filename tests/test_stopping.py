@@ -375,7 +375,7 @@ def test_of_each_class_its_share_is_held_out():
         ({"validation_split": -0.1}, "validation_split: .*got -0.1"),
         ({"validation_split": True}, "validation_split: .*got True"),
         ({"validation_split": 0.001}, "validation_split: .*at least one row.*got 0 rows of 60"),
-        ({"validation_split": 0.999}, "validation_split: .*leaves training.*got 0 rows of 60"),
+        ({"validation_split": 0.999}, "validation_split: .*to train on, got 0 rows of 60"),
         (
             {"validation_split": 0.1, "validation_data": VALIDATION},
             "validation_split: expected 0 where validation_data is given, got 0.1",

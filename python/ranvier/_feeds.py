@@ -173,6 +173,8 @@ class Blocks:
             X, y, _ = self._parts(block, number)
             pairs.append((np.asarray(y), model.predict(X)))
         targets, outputs = zip(*pairs, strict=True)
+        if len({y.ndim for y in targets}) > 1:
+            targets = tuple(y.reshape(len(y), -1) for y in targets)
         return np.concatenate(targets), np.concatenate(outputs)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,10 +99,11 @@ class Trainer:
         ema_decay: β in [0, 1): the exponential moving average of the parameters, θ̄ ← θ̄ +
             (1−β)/(1−β^t)·(θ − θ̄) after step t (Kingma and Ba 2015, section 7.2), is what is
             validated at the end of each epoch, kept as the best, and left in the model; 0.99 looks
-            back some hundred steps; None, the default, takes no average. Training itself goes on from θ, also in a further fit, unless
-            the model's parameters were changed meanwhile: then the average begins anew. Running
-            statistics of BatchNorm are not averaged. Keras's use_ema is without the bias correction
-            and starts from the initial parameters; torch has `swa_utils.AveragedModel`.
+            back some hundred steps; None, the default, takes no average. Training itself goes on
+            from θ, also in a further fit. Whoever changes the model's parameters, in a callback or
+            between fits, begins training and average anew from there. Running statistics of
+            BatchNorm are not averaged. Keras's use_ema is without the bias correction and starts
+            from the initial parameters; torch has `swa_utils.AveragedModel`.
         seed: of shuffling and dropout, 0 to 2^64 − 1; None draws one, which `seed` then tells.
 
     Attributes:
@@ -144,6 +146,7 @@ class Trainer:
         self._ema_decay = ema_decay
         self._seed = checked_seed(seed)
         self._core: _core.Trainer | None = None
+        self._fitting = threading.Lock()
         self._progress = (0, 0)
         # Options of the last fit, and of one that a file had in progress.
         self._plan: dict[str, Any] | None = None
@@ -494,7 +497,44 @@ class Trainer:
         allow_other_data: bool = False,
         part: Part | None = None,
     ) -> History:
-        """`fit`, or what `fit_many` does of it."""
+        """`fit`, or what `fit_many` does of it; one at a time."""
+        if not self._fitting.acquire(blocking=False):
+            raise BusyError(
+                "this trainer is fitting already, in this thread or another; make one Trainer for "
+                "each fit that runs at the same time"
+            )
+        try:
+            return self._fit_alone(
+                X,
+                y,
+                epochs,
+                options,
+                validation_data=validation_data,
+                sample_weight=sample_weight,
+                max_time=max_time,
+                callbacks=callbacks,
+                raise_on_interrupt=raise_on_interrupt,
+                allow_other_data=allow_other_data,
+                part=part,
+            )
+        finally:
+            self._fitting.release()
+
+    def _fit_alone(
+        self,
+        X: Any,
+        y: Any,
+        epochs: int | None,
+        options: dict[str, Any],
+        *,
+        validation_data: Any,
+        sample_weight: ArrayLike | None,
+        max_time: float | None,
+        callbacks: Iterable[Callback],
+        raise_on_interrupt: bool,
+        allow_other_data: bool,
+        part: Part | None,
+    ) -> History:
         hooks = _checked_callbacks(callbacks)
         allowed = boolean(allow_other_data, "allow_other_data")
         quiet = not boolean(raise_on_interrupt, "raise_on_interrupt")
@@ -508,7 +548,8 @@ class Trainer:
             epochs = default if epochs is None else integer(epochs, "epochs", least=1)
             apart = part is not None and part.held_out is not None
             # All rows are one batch for those who need them all.
-            rows = feed.arrays["x"].shape[0] if self._optimizer._whole else 32
+            whole = self._optimizer._whole and not isinstance(feed, Blocks)
+            rows = 2**62 if whole else 32
             saved = self._planned(options, hooks, validation is not None or apart, rows)
             saved["data"] = fingerprint(feed.arrays)
         (length, width), split = feed.arrays["x"].shape, saved["split"]
@@ -525,8 +566,8 @@ class Trainer:
                     f"validation_data: expected the features of X, {names[0]}, got {names[1]}"
                 )
         outputs = self._model._outputs(width)
+        own = None if part is None else part.rows
         if (wanted := saved["class_weight"]) is not None:
-            own = None if part is None else part.rows
             self._weigh(feed, wanted, outputs, own)
             if validation is not None:
                 self._weigh(validation, wanted, outputs, None)
@@ -546,37 +587,38 @@ class Trainer:
             "metrics": self._core_metrics(),
         }
         ending = ExitStack()
-        before, steps = (self._plan, self._resumable), self.step
+        before, standing = (self._plan, self._resumable), None
         built_here = self._model.input_size is None
         if built_here:
             self._model._build(width)
         network = self._model._require()
         try:
             rows = saved["batch_size"] * saved["accumulate"]
-            rows = rows if isinstance(feed, Blocks) else min(rows, length)
+            if not isinstance(feed, Blocks):
+                rows = min(rows, length if own is None else len(own))
             rows = max(rows, _EVALUATION_ROWS)
             data = [feed.current, (feed if validation is None else validation).current]
             plan["loss"] = core_loss(self._loss, self._model, rows, data)
             core = self._ensured(network)
+            standing = core.standing()
             self._plan, self._resumable = saved, None
-            if (standing := self._standing()) is not None:
-                # Else another thread is fitting, and the core says so.
-                begun = standing["epoch"] - (standing["position"] is not None and going_on)
-                self._span = (begun, standing["until"] if epochs is None else begun + epochs)
+            begun = standing["epoch"] - (standing["position"] is not None and going_on)
+            self._span = (begun, standing["until"] if epochs is None else begun + epochs)
             for hook in reversed(hooks):
                 ending.callback(hook.on_train_end, self)
             for hook in hooks:
                 hook.on_train_begin(self)
             self.stopped_by = core.fit(plan)
         except BaseException as error:
-            if built_here and self._counters() == (0, 0):
-                # A refused call leaves everything as it was.
+            # A call that is refused, or does not come to its first epoch, leaves all as it was.
+            unchanged = standing is None or repr(self._standing()) == repr(standing)
+            if unchanged:
+                self._plan, self._resumable = before
+            if unchanged and built_here and self._counters() == (0, 0):
                 self._model._forget()
                 self._core = None
             refused = isinstance(error, RanvierError) and not isinstance(error, DivergedError)
-            if refused and (self.step == steps or isinstance(error, BusyError)):
-                self._plan, self._resumable = before
-            else:
+            if not (refused and unchanged):
                 self.stopped_by = type(error).__name__
             if not (quiet and isinstance(error, KeyboardInterrupt)):
                 raise
@@ -921,12 +963,12 @@ def _restored(
     core.restore(reader.file, names, tuples_of(run["standing"]))
     trainer.history.update(_history(run["history"]))
     trainer.stopped_by = run["stopped_by"]
-    trainer._plan = trainer._resumable = _checked_plan(run["plan"])
+    trainer._plan = trainer._resumable = _checked_plan(run["plan"], len(trainer.metrics))
     return trainer
 
 
-def _checked_plan(stored: Any) -> dict[str, Any] | None:
-    """A fit's options from a file."""
+def _checked_plan(stored: Any, metrics: int) -> dict[str, Any] | None:
+    """A fit's options from a file of a run with so many metrics."""
     if stored is None:
         return None
     if not isinstance(stored, dict):
@@ -934,7 +976,9 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
     plan = tuples_of(stored)
 
     def goal(value: Any) -> bool:
-        return isinstance(value, tuple) and list(map(type, value)) == [int, bool, float]
+        if not isinstance(value, tuple) or list(map(type, value)) != [int, bool, float]:
+            return False
+        return bool(-2 - metrics <= value[0] < metrics)
 
     match plan:
         case {
@@ -955,6 +999,8 @@ def _checked_plan(stored: Any) -> dict[str, Any] | None:
             raise ValueError("a torn plan")
     for name in ("batch_size", "accumulate"):
         integer(plan[name], name, least=1)
+    if plan["watch"] is not None and plan["watch"][1] is not None:
+        integer(plan["watch"][1], "patience", least=0)
     if plan["split"] is not None:
         share, seed = plan["split"]
         real(share, "validation_split", least=0.0, most=1.0, open_least=True, open_most=True)

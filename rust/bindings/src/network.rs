@@ -328,7 +328,7 @@ impl Network {
             let mut hooks = Hooks::default();
             let loss = loss.install(&mut hooks)?;
             let metrics = specs::parse_metrics(&metrics)?;
-            hooks.blocks[1] = feed.blocks(py);
+            hooks.blocks[0] = feed.blocks(py);
             let feed = feed.feed(Role::Main);
             let result = py.detach(|| {
                 with_network!(self.any, shared, F => {
@@ -336,7 +336,7 @@ impl Network {
                     if let Some(data) = feed.arrays() {
                         check::<F>(shared, data, objective, &mut hooks)?;
                     }
-                    evaluation::evaluate(shared, feed, objective, &metrics, 0, &mut hooks)
+                    evaluation::evaluate(shared, feed, objective, &metrics, (false, None), &mut hooks)
                 })
             });
             let report = result.map_err(|error| hooks.failure(error))?;

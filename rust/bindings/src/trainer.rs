@@ -162,12 +162,25 @@ impl StandingSpec {
     fn parse(self) -> Result<Standing> {
         let (scale, waited, rest) = self.plateau;
         // Far beyond any training, and far from an overflow.
-        let most = [self.epoch, self.step, self.updates, self.averaged]
-            .into_iter()
-            .max();
-        if most.is_some_and(|most| most > 1 << 60) {
-            let got = format!("{most:?}");
-            return Err(Error::argument("standing", "counts below 2^60", got));
+        let best = [self.progress.0, self.plateau_progress.0];
+        let epochs = best.iter().flatten().map(|(_, epoch)| *epoch);
+        let waits = [waited, rest, self.progress.1, self.plateau_progress.1];
+        let counts = [self.epoch, self.step, self.updates, self.averaged];
+        let mut counts = counts.into_iter().chain(waits).chain(epochs);
+        if let Some(count) = counts.find(|count| *count > 1 << 60) {
+            return Err(Error::argument("standing", "counts below 2^60", count));
+        }
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(Error::argument("standing", "a positive scale", scale));
+        }
+        if let Some((batches, _, whole, _)) = self.position
+            && (self.epoch == 0 || batches > 1 << 60 || !(whole.is_finite() && whole >= 0.0))
+        {
+            let got = format!(
+                "{batches} batches of weight {whole} in epoch {}",
+                self.epoch
+            );
+            return Err(Error::argument("standing", "a place in an epoch", got));
         }
         if let Some(damping) = self.damping.filter(|mu| !(mu.is_finite() && *mu > 0.0)) {
             return Err(Error::argument("standing", "a positive damping", damping));

@@ -63,7 +63,7 @@ impl<F: Element> Average<F> {
     }
 
     /// Begins anew from the network.
-    pub fn begin(&mut self, network: &Network<F>) {
+    fn begin(&mut self, network: &Network<F>) {
         self.restore(network, 0, false)
             .copy_from_slice(&network.parameters);
     }
@@ -73,16 +73,27 @@ impl<F: Element> Average<F> {
         self.version = None;
     }
 
-    /// Takes a step's parameters in.
-    pub fn observe(&mut self, network: &Network<F>) {
+    /// Takes a step's parameters in; it was a step of ours if this belonged to the network before.
+    pub fn observe(&mut self, network: &Network<F>, ours: bool) {
+        if !ours {
+            self.begin(network);
+        }
         self.steps += 1;
-        let share = (1.0 - self.decay) / (1.0 - integer_power(self.decay, self.steps));
-        approach(F::of(share), &network.parameters, &mut self.parameters);
+        if self.steps == 1 {
+            self.parameters.copy_from_slice(&network.parameters);
+        } else {
+            let share = (1.0 - self.decay) / (1.0 - integer_power(self.decay, self.steps));
+            approach(F::of(share), &network.parameters, &mut self.parameters);
+        }
         self.follow(network);
     }
 
-    /// Makes the network hold the average, or the parameters that training goes on from.
+    /// Makes the network hold the average, or the parameters that training goes on from; begins anew if somebody has
+    /// changed the network.
     pub fn show(&mut self, network: &mut Network<F>, shown: bool) {
+        if !self.belongs(network) {
+            self.begin(network);
+        }
         if self.shown != shown {
             std::mem::swap(&mut self.parameters, &mut network.parameters);
             network.version += 1;

@@ -325,13 +325,13 @@ fn forward<F: Element>(
     out.write(&workspace.output[..count * network.outputs]);
 }
 
-/// Loss and metrics over data, of which arrays were checked. A loss outside the core has no metrics in it.
+/// Loss and metrics over data, which may be the validation after an epoch, and of which arrays were checked. A loss outside the core has no metrics in it.
 pub fn evaluate<F: Element>(
     shared: &Shared<F>,
     feed: Feed<'_>,
     objective: Objective<'_>,
     metrics: &[Metric],
-    epoch: u64,
+    (validation, epoch): (bool, Option<u64>),
     monitor: &mut dyn Monitor<F>,
 ) -> Result<Report> {
     let outputs = shared.read().outputs;
@@ -350,14 +350,14 @@ pub fn evaluate<F: Element>(
         Feed::Arrays(data) => evaluation.add(&data, monitor)?,
         Feed::Blocks => {
             let mut place = 0;
-            while let Some(block) = monitor.block(true, Some(epoch), place)? {
+            while let Some(block) = monitor.block(validation, epoch, place)? {
                 let data = block.data();
                 data.check::<F>(objective, shared.inputs, outputs, &mut || monitor.tick())?;
                 evaluation.add(&data, monitor)?;
                 place += 1;
             }
             if evaluation.whole <= 0.0 {
-                return Err(nothing("X"));
+                return Err(nothing(validation));
             }
         }
     }
@@ -370,7 +370,8 @@ pub fn evaluate<F: Element>(
 }
 
 /// Blocks without a row that counts.
-pub(crate) fn nothing(name: &str) -> Error {
+pub(crate) fn nothing(validation: bool) -> Error {
+    let name = if validation { "validation_data" } else { "X" };
     Error::argument(name, "blocks with a row of positive weight", "none")
 }
 

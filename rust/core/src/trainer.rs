@@ -69,11 +69,11 @@ impl<'a> FitPlan<'a> {
         }
     }
 
-    /// Refuses a split that leaves nothing, or nothing of weight, on a side.
+    /// Refuses parts of the rows of which nothing counts.
     fn check_parts(&self) -> Result<()> {
         for (part, feed) in [
-            ("training", Some(&self.data)),
-            ("validation", self.validation.as_ref()),
+            ("train on", Some(&self.data)),
+            ("validate on", self.validation.as_ref()),
         ] {
             let Some(data) = feed.and_then(Feed::arrays) else {
                 continue;
@@ -86,10 +86,14 @@ impl<'a> FitPlan<'a> {
                     weight[0] > 0.0
                 })
             });
-            if rows == 0 || !weighty {
+            if data.rows.is_some() && (rows == 0 || !weighty) {
+                let argument = match self.split {
+                    Some(_) => "validation_split",
+                    None => "rows",
+                };
                 return Err(Error::argument(
-                    "validation_split",
-                    format!("a share that leaves {part} at least one row of positive weight"),
+                    argument,
+                    format!("at least one row of positive weight to {part}"),
                     format!("{rows} rows of {}", data.x.rows),
                 ));
             }
@@ -347,8 +351,8 @@ impl<F: Element> Trainer<F> {
                 ..*data
             }));
             data.rows = Some(rest);
-            plan.check_parts()?;
         }
+        plan.check_parts()?;
         let rows = plan.data.arrays().map_or(usize::MAX, Data::count);
         let batch_size = plan.batch_size.min(rows);
         let mut search = self.search(&shared.read(), &plan)?;
@@ -472,9 +476,20 @@ impl<F: Element> Trainer<F> {
             }
         }
         let has = |file: &File, prefix| {
-            let first = names.first();
-            first.is_some_and(|name| file.has(&format!("{prefix}{name}")))
+            let mut names = names.iter();
+            names.any(|name| file.has(&format!("{prefix}{name}")))
         };
+        let averages = self.average.is_some();
+        for (one, other, taken) in [(AVERAGE, TRAINED, averages), (BEST, LAST, true)] {
+            if has(file, one) && has(file, other) || !taken && (has(file, one) || has(file, other))
+            {
+                return Err(Error::argument(
+                    "file",
+                    "one set beside the parameters",
+                    one,
+                ));
+            }
+        }
         if let Some(average) = &mut self.average {
             for (prefix, shown) in [(AVERAGE, false), (TRAINED, true)] {
                 if has(file, prefix) {
@@ -516,7 +531,7 @@ impl<F: Element> Trainer<F> {
         let Some(kept) = &mut self.kept else { return };
         let mut network = shared.write();
         let network = &mut *network;
-        let followed = self.average.as_ref().is_some_and(|a| a.belongs(network));
+        let ours = self.average.as_ref().is_some_and(|a| a.belongs(network));
         if let Role::Last { version } = kept.role
             && version == network.version
         {
@@ -532,10 +547,12 @@ impl<F: Element> Trainer<F> {
         if !restore || self.standing.progress.best.is_none() {
             kept.keep(network, Role::Good);
         }
-        match &mut self.average {
-            Some(average) if followed => average.show(network, false),
-            Some(average) => average.begin(network),
-            None => {}
+        if let Some(average) = &mut self.average {
+            // What was put aside, and comes back, is no change of somebody's.
+            if ours {
+                average.follow(network);
+            }
+            average.show(network, false);
         }
         if plan.epochs.is_some() && patience_ended(plan, &self.standing.progress) {
             self.standing.progress.waited = 0;
@@ -550,7 +567,9 @@ impl<F: Element> Trainer<F> {
         let mut network = shared.write();
         let network = &mut *network;
         let best = kept.role == Role::Best;
-        if matches!(ended, Err(Error::Diverged { .. })) {
+        // Nothing goes on from what is not finite.
+        let lost = best && self.non_finite(network).is_some();
+        if lost || matches!(ended, Err(Error::Diverged { .. })) {
             if let Some(average) = &mut self.average {
                 average.forget();
             }
@@ -588,11 +607,12 @@ impl<F: Element> Trainer<F> {
             if patience_ended(plan, &self.standing.progress) {
                 return Ok(Ending::Patience);
             }
-            if self.standing.step >= self.standing.last_step {
-                return Ok(Ending::Steps);
-            }
             let begun = Instant::now();
+            let spent = self.standing.step >= self.standing.last_step;
             if self.standing.position.is_none() {
+                if spent {
+                    return Ok(Ending::Steps);
+                }
                 if let Some(search) = search
                     && self.converged(fit, search)?
                 {
@@ -606,6 +626,8 @@ impl<F: Element> Trainer<F> {
             }
             let epoch = self.standing.epoch - 1;
             let cut = match search {
+                // The epoch in which a file was written at the last step is still to be ended.
+                _ if spent => Some(Ending::Steps),
                 Some(search) => self.run_search(fit, search)?,
                 None => self.run_epoch(fit)?,
             };
@@ -616,7 +638,7 @@ impl<F: Element> Trainer<F> {
                 return Ok(cut.unwrap_or(Ending::Monitor));
             };
             if position.whole <= 0.0 {
-                return Err(nothing("X"));
+                return Err(nothing(false));
             }
             self.show_average(shared, true);
             let validation = match &plan.validation {
@@ -625,12 +647,11 @@ impl<F: Element> Trainer<F> {
                     *feed,
                     plan.objective,
                     plan.metrics,
-                    epoch,
+                    (true, Some(epoch)),
                     fit.monitor,
                 )?),
                 None => None,
             };
-            self.standing.position = None;
             let mut report = EpochReport {
                 epoch,
                 step: self.standing.step,
@@ -659,25 +680,28 @@ impl<F: Element> Trainer<F> {
         }
     }
 
-    /// Takes the figures of an epoch in, and keeps its parameters if they are to be kept.
+    /// Ends an epoch: takes its figures in, and keeps its parameters if they are to be kept.
     fn observe(&mut self, fit: &mut Fit<'_, F>, report: &mut EpochReport) -> Result<()> {
         let (shared, plan) = (fit.shared, fit.plan);
-        if let Some(watch) = &plan.watch {
-            let value = figure(watch.goal.figure, report, fit.monitor)?;
-            report.best = self
-                .standing
-                .progress
-                .observe(&watch.goal, report.epoch, value);
-        }
         let optimizer = self.method.optimizer();
         let plateau = optimizer.and_then(|optimizer| optimizer.learning_rate.plateau());
-        if let (Some(goal), Some(plateau)) = (&plan.plateau, plateau) {
-            let value = figure(goal.figure, report, fit.monitor)?;
-            let better = self
-                .standing
-                .plateau_progress
-                .observe(goal, report.epoch, value);
-            self.standing.plateau.observe(plateau, better);
+        // Figures of the caller's may fail: then the epoch is not at its end yet.
+        let mut figures = [None; 2];
+        let goals = [plan.watch.map(|watch| watch.goal), plan.plateau];
+        for (found, goal) in figures.iter_mut().zip(&goals) {
+            if let Some(goal) = goal {
+                *found = Some(figure(goal.figure, report, fit.monitor)?);
+            }
+        }
+        let standing = &mut self.standing;
+        standing.position = None;
+        if let (Some(goal), Some(value)) = (&goals[0], figures[0]) {
+            report.best = standing.progress.observe(goal, report.epoch, value);
+        }
+        if let (Some(goal), Some(value), Some(plateau)) = (&goals[1], figures[1], plateau) {
+            let progress = &mut standing.plateau_progress;
+            let better = progress.observe(goal, report.epoch, value);
+            standing.plateau.observe(plateau, better);
         }
         let restore = plan.watch.is_some_and(|watch| watch.restore);
         if let Some(kept) = &mut self.kept {

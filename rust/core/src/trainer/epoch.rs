@@ -409,10 +409,11 @@ impl<F: Element> Trainer<F> {
     }
 
     fn end_step(&mut self, network: &mut Network<F>) {
+        let ours = self.average.as_ref().is_some_and(|a| a.belongs(network));
         network.constrain();
         network.version += 1;
         if let Some(average) = &mut self.average {
-            average.observe(network);
+            average.observe(network, ours);
         }
         self.standing.step += 1;
     }
