@@ -604,14 +604,14 @@ impl<F: Element> Trainer<F> {
         let (shared, plan) = (fit.shared, fit.plan);
         loop {
             self.show_average(shared, false);
-            if patience_ended(plan, &self.standing.progress) {
-                return Ok(Ending::Patience);
-            }
             let begun = Instant::now();
             let spent = self.standing.step >= self.standing.last_step;
             if self.standing.position.is_none() {
                 if spent {
                     return Ok(Ending::Steps);
+                }
+                if patience_ended(plan, &self.standing.progress) {
+                    return Ok(Ending::Patience);
                 }
                 if let Some(search) = search
                     && self.converged(fit, search)?
