@@ -149,7 +149,7 @@ class Blocks:
             if arrays["x"].shape[0]:
                 yield number, self._weigh(arrays)
 
-    def _take(self, epoch: int | None, place: int) -> tuple[int, dict[str, Any]] | None:
+    def _take(self, epoch: int | None, place: int) -> tuple[int, dict[str, Any], None, bool] | None:
         """The next block of an epoch, or in the source's order; None after the last one."""
         self.current.clear()
         self.arrays = {}
@@ -164,7 +164,7 @@ class Blocks:
         self._next = None if found is None else self._reader.submit(next, self._stream, None)
         if found is not None:
             self.current.update(found[1])
-        return found
+        return None if found is None else (*found, None, False)
 
     def outcome(self, model: Model, rows: Array | None = None) -> tuple[Any, Array]:
         """Targets and outputs of all rows, in the order of the source."""

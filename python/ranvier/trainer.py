@@ -577,6 +577,7 @@ class Trainer:
             "data": feed.core,
             "validation": None if validation is None else validation.core,
             **{name: saved[name] for name in _OF_THE_CORE},
+            "convention": None,
             "epochs": epochs,
             "max_steps": options["max_steps"],
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),

@@ -13,8 +13,10 @@ use ranvier_core::trainer::{Standing, Trainer};
 
 use scoped_tls::scoped_thread_local;
 
-use crate::arrays::{Number, Writable};
+use crate::arrays::{Number, Readable, Writable};
+use crate::errors::CoreError;
 use crate::network::{Arrays, OwnBlock};
+use crate::trainer::numbers;
 
 scoped_thread_local!(static TRAINER_F32: Trainer<f32>);
 scoped_thread_local!(static TRAINER_F64: Trainer<f64>);
@@ -173,11 +175,23 @@ impl<F: Number> Monitor<F> for Hooks {
             let Some(next) = &hooks.blocks[usize::from(validation)] else {
                 return Ok(None);
             };
-            let found: Option<(u64, Arrays)> = next.call1(py, (epoch, place))?.extract(py)?;
-            Ok(found.map(|(number, arrays)| {
-                let role = Role::Block { number, validation };
-                Box::new(OwnBlock { arrays, role }) as Box<dyn Block>
-            }))
+            let found = next.call1(py, (epoch, place))?;
+            if found.is_none(py) {
+                return Ok(None);
+            }
+            let (number, arrays, rows, checked): (_, Arrays, Option<Readable>, _) =
+                found.extract(py)?;
+            let block: Box<dyn Block> = Box::new(OwnBlock {
+                arrays,
+                role: Role::Block { number, validation },
+                rows: rows
+                    .as_ref()
+                    .map(numbers)
+                    .transpose()
+                    .map_err(|error| PyErr::from(CoreError::from(error)))?,
+                checked,
+            });
+            Ok(Some(block))
         })
     }
 

@@ -86,7 +86,8 @@ impl Arrays {
     }
 }
 
-/// Arrays, or a function (epoch, place) that gives block after block: its number and its arrays, or None.
+/// Arrays, or a function (epoch, place) that gives block after block: its number, its arrays, the rows of them in the
+/// order of the epoch (None for all), and whether they have been checked; or None.
 #[derive(FromPyObject)]
 pub enum AnyFeed {
     Arrays(Arrays),
@@ -113,11 +114,21 @@ impl AnyFeed {
 pub struct OwnBlock {
     pub arrays: Arrays,
     pub role: Role,
+    /// Those of its rows that are meant, in the order in which they are meant.
+    pub rows: Option<Vec<u32>>,
+    pub checked: bool,
 }
 
 impl Block for OwnBlock {
     fn data(&self) -> Data<'_> {
-        self.arrays.data(self.role)
+        Data {
+            rows: self.rows.as_deref(),
+            ..self.arrays.data(self.role)
+        }
+    }
+
+    fn checked(&self) -> bool {
+        self.checked
     }
 }
 

@@ -15,7 +15,7 @@ use ranvier_core::network::Precision;
 use ranvier_core::optimizers::{Optimizer, OptimizerState};
 use ranvier_core::pool;
 use ranvier_core::schedule::{PlateauState, Time};
-use ranvier_core::trainer::{FitPlan, Position, Standing, Trainer as CoreTrainer};
+use ranvier_core::trainer::{Convention, FitPlan, Position, Standing, Trainer as CoreTrainer};
 use ranvier_core::watch::{Best, Figure, Goal, Progress, Watch};
 
 use crate::arrays::{Number, Readable};
@@ -56,6 +56,8 @@ pub struct PlanSpec {
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
+    /// Factors of the loss and of its gradient, and whether penalties go by the batch; None for our own.
+    convention: Option<(f64, f64, bool)>,
     /// (name, option)
     metrics: Vec<(String, f64)>,
     /// None goes on with what the file had in progress.
@@ -247,7 +249,7 @@ macro_rules! with_trainer {
 }
 
 /// Row numbers of an array of integers.
-fn numbers(array: &Readable) -> Result<Vec<u32>> {
+pub fn numbers(array: &Readable) -> Result<Vec<u32>> {
     let values = copied::<f64>(array)?;
     Ok(values.iter().map(|&value| value as u32).collect())
 }
@@ -339,6 +341,14 @@ impl Trainer {
                 validation,
                 split: plan.split.map(|(fraction, seed)| Split { fraction, seed }),
                 objective: objective(loss.as_ref()),
+                convention: plan.convention.map_or(
+                    Convention::OURS,
+                    |(loss, gradient, by_batch)| Convention {
+                        loss,
+                        gradient,
+                        by_batch,
+                    },
+                ),
                 metrics: &metrics,
                 epochs: plan.epochs,
                 batch_size: plan.batch_size,

@@ -345,7 +345,10 @@ impl<F: Element> Backward<'_, F> {
     ) {
         let range = self.slots[index].range::<F>();
         let penalty = self.penalties.iter().find(|(slot, ..)| *slot == index);
-        let penalty = penalty.map(|&(_, l1, l2)| Penalty::new(l1, l2));
+        let penalty = penalty.map(|&(_, l1, l2)| {
+            let factor = self.pass.penalty;
+            Penalty::new(factor * l1, factor * l2)
+        });
         match &mut self.parameters {
             Parameters::Fixed(parameters) => {
                 let gradient = &mut self.gradient[range.clone()];

@@ -80,6 +80,10 @@ impl<'a> Feed<'a> {
 /// Arrays that live as long as a block is needed.
 pub trait Block {
     fn data(&self) -> Data<'_>;
+    /// Whether its values have been checked before.
+    fn checked(&self) -> bool {
+        false
+    }
 }
 
 /// What is minimised: a loss of the core, or one that the monitor computes.

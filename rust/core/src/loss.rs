@@ -220,6 +220,51 @@ impl Loss {
     }
 }
 
+impl Loss {
+    /// What the classification losses of `rows` rows have beyond those of probabilities that are clipped to at least the
+    /// type's epsilon: weighted, summed over rows and outputs. Few rows have any.
+    pub fn excess<F: Element>(
+        &self,
+        output: &[F],
+        target: Target<'_, F>,
+        weights: Option<&[f64]>,
+        rows: usize,
+    ) -> f64 {
+        let outputs = output.len() / rows.max(1);
+        let most = -ln(F::EPSILON);
+        let beyond = |loss: f64| if loss > most { loss - most } else { 0.0 };
+        let row = |row: usize| {
+            let z = &output[row * outputs..(row + 1) * outputs];
+            match (self, target) {
+                (Self::CrossEntropy { .. }, Target::Labels(labels)) => {
+                    let label = z[(labels[row] as usize).min(outputs - 1)].to_f64();
+                    let largest = z.iter().map(|z| z.to_f64()).fold(label, f64::max);
+                    if largest - label < most - 1.0 - ln(outputs as f64) {
+                        return 0.0;
+                    }
+                    let sum: f64 = z.iter().map(|z| exp(z.to_f64() - largest)).sum();
+                    beyond(largest - label + ln(sum))
+                }
+                (Self::BinaryCrossEntropy { .. }, Target::Values(y)) => {
+                    let y = &y[row * outputs..(row + 1) * outputs];
+                    let terms = z.iter().zip(y).map(|(z, y)| {
+                        let (z, y) = (z.to_f64(), y.to_f64());
+                        // Beyond the limit softplus is the identity.
+                        y * beyond(-z) + (1.0 - y) * beyond(z)
+                    });
+                    terms.sum()
+                }
+                _ => 0.0,
+            }
+        };
+        let weight = |row: usize| weights.map_or(1.0, |weights| weights[row]);
+        (0..rows)
+            .filter(|&i| weight(i) > 0.0)
+            .map(|i| weight(i) * row(i))
+            .sum()
+    }
+}
+
 /// Index of the first largest value.
 pub(crate) fn largest<F: Element>(values: &[F]) -> usize {
     let mut best = 0;

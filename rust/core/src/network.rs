@@ -76,6 +76,8 @@ pub struct Pass<'a> {
     pub position: u64,
     /// Weights of the batch's rows, for batch statistics.
     pub weights: Option<&'a [f64]>,
+    /// What the penalties of the loss are multiplied by.
+    pub penalty: f64,
 }
 
 impl Pass<'_> {
@@ -86,6 +88,7 @@ impl Pass<'_> {
         epoch: 0,
         position: 0,
         weights: None,
+        penalty: 1.0,
     };
 }
 

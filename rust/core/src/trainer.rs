@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::average::Average;
 use crate::checkpoint::{File, Tensor};
-use crate::data::{self, Data, Feed, Objective, Split};
+use crate::data::{self, BatchTargets, Data, Feed, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::evaluation::{Clock, EpochReport, Monitor, Shared, evaluate, nothing};
@@ -25,6 +25,63 @@ use crate::watch::{Figure, Goal, Progress, Watch};
 use epoch::Batch;
 use search::Search;
 
+/// What another library's loss has otherwise than ours.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Convention {
+    /// Factors of the loss and of its gradient.
+    pub loss: f64,
+    pub gradient: f64,
+    /// Whether penalties are divided by the weight of the batch, an epoch's loss is the mean over rows, and
+    /// probabilities are clipped in the loss.
+    pub by_batch: bool,
+}
+
+impl Convention {
+    pub const OURS: Self = Self {
+        loss: 1.0,
+        gradient: 1.0,
+        by_batch: false,
+    };
+
+    fn scale<F: Element>(&self, gradient: &mut [F]) {
+        if self.gradient != 1.0 {
+            let factor = F::of(self.gradient);
+            for g in gradient {
+                *g *= factor;
+            }
+        }
+    }
+
+    /// The loss of a batch of this weight, from ours.
+    fn value<F: Element>(
+        &self,
+        ours: f64,
+        objective: Objective<'_>,
+        output: &[F],
+        (targets, rows): (&BatchTargets<F>, usize),
+        whole: f64,
+    ) -> f64 {
+        let excess = match objective {
+            Objective::Core(loss) if self.by_batch => {
+                let (target, weights) = (targets.target(0..rows), targets.weights(0..rows));
+                loss.excess(output, target, weights, rows)
+            }
+            _ => 0.0,
+        };
+        self.loss * ours - excess / whole
+    }
+
+    /// Factor of the penalties in a batch of this weight.
+    fn penalty(&self, weight: f64) -> f64 {
+        if self.by_batch { 1.0 / weight } else { 1.0 }
+    }
+
+    /// What a batch counts by in the loss of its epoch.
+    fn share(&self, weight: f64, rows: usize) -> f64 {
+        if self.by_batch { rows as f64 } else { weight }
+    }
+}
+
 /// What one call of [`Trainer::fit`] does.
 #[derive(Clone, Copy)]
 pub struct FitPlan<'a> {
@@ -33,6 +90,7 @@ pub struct FitPlan<'a> {
     /// Rows of the data to validate on instead.
     pub split: Option<Split>,
     pub objective: Objective<'a>,
+    pub convention: Convention,
     /// Figures of the validation besides the loss.
     pub metrics: &'a [Metric],
     /// None goes on with what [`Trainer::restore`] found in progress.
@@ -57,6 +115,7 @@ impl<'a> FitPlan<'a> {
             validation: None,
             split: None,
             objective,
+            convention: Convention::OURS,
             metrics: &[],
             epochs: Some(1),
             batch_size,
@@ -208,6 +267,14 @@ impl Position {
         whole: 0.0,
         learning_rate: f64::NAN,
     };
+
+    /// Takes a batch in that counts by its share.
+    fn add(&mut self, loss: f64, share: f64, rate: f64) {
+        self.batches += 1;
+        self.loss_sum += loss * share;
+        self.whole += share;
+        self.learning_rate = rate;
+    }
 }
 
 /// Where a training stands, but for parameters and moments.

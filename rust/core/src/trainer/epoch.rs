@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::RwLockWriteGuard;
 use std::time::Instant;
 
-use super::{Ending, Fit, Position, Trainer};
+use super::{Convention, Ending, Fit, Position, Trainer};
 use crate::backward::Part;
 use crate::data::{self, BatchTargets, Data, Feed, Objective};
 use crate::element::Element;
@@ -85,6 +85,7 @@ struct Stretch<'a> {
 struct Step<'a, 's, F: Element> {
     data: &'a Data<'a>,
     objective: Objective<'a>,
+    convention: Convention,
     rows: &'a [u32],
     pass: Pass<'a>,
     targets: &'a BatchTargets<F>,
@@ -102,20 +103,20 @@ impl<'a, F: Element> Step<'a, '_, F> {
         let rows = 0..self.rows.len();
         let network = self.run(workspace, rows.clone());
         let len = rows.len() * network.outputs;
-        match self.objective {
-            Objective::Core(loss) => Ok(loss.value_and_gradient(
+        let d_output = &mut workspace.d_output[..len];
+        let value = match self.objective {
+            Objective::Core(loss) => loss.value_and_gradient(
                 &workspace.output[..len],
                 self.targets.target(rows.clone()),
                 self.targets.weights(rows.clone()),
                 self.weight,
                 rows.len(),
-                &mut workspace.d_output[..len],
-            )),
-            Objective::External => {
-                let d_output = &mut workspace.d_output[..len];
-                self.external(&workspace.output[..len], d_output)
-            }
-        }
+                d_output,
+            ),
+            Objective::External => self.external(&workspace.output[..len], d_output)?,
+        };
+        self.convention.scale(d_output);
+        Ok(self.value(value, &workspace.output[..len]))
     }
 
     /// Forward and backward pass in parts that the workspace holds; the loss. Every sum over rows goes on where the part
@@ -157,6 +158,7 @@ impl<'a, F: Element> Step<'a, '_, F> {
                 }
                 Objective::External => to.copy_from_slice(&d_output[span]),
             }
+            self.convention.scale(to);
             let part = Part {
                 before: rows.start,
                 last: rows.end == whole,
@@ -172,7 +174,15 @@ impl<'a, F: Element> Step<'a, '_, F> {
             let (output, d_output) = (&output[..len], &mut d_output[..len]);
             value = loss.value_and_gradient(output, target, weights, self.weight, whole, d_output);
         }
-        Ok(value)
+        let len = whole * workspace.output.len() / size;
+        Ok(self.value(value, &output[..len]))
+    }
+
+    /// The loss of all rows, from ours.
+    fn value(&self, ours: f64, output: &[F]) -> f64 {
+        let rows = (self.targets, self.rows.len());
+        self.convention
+            .value(ours, self.objective, output, rows, self.weight)
     }
 
     /// Runs some of the rows forward.
@@ -251,7 +261,9 @@ impl<F: Element> Trainer<F> {
             if batches > done {
                 let (inputs, outputs) = (fit.shared.inputs, fit.shared.outputs);
                 let tick = &mut || fit.monitor.tick();
-                data.check::<F>(fit.plan.objective, inputs, outputs, tick)?;
+                if !block.checked() {
+                    data.check::<F>(fit.plan.objective, inputs, outputs, tick)?;
+                }
                 fit.batch.suit(&data)?;
                 if fit.plan.shuffle {
                     fit.batch.shuffle(&data, self.seed, epoch, place);
@@ -274,6 +286,7 @@ impl<F: Element> Trainer<F> {
     ) -> Result<Option<Ending>> {
         let (shared, plan) = (fit.shared, fit.plan);
         let Fit { batch, clock, .. } = fit;
+        let convention = plan.convention;
         let mut guard = Some(shared.write());
         let (size, epoch) = (batch.rows, self.standing.epoch - 1);
         let mut position = self.standing.position.unwrap_or(Position::START);
@@ -297,15 +310,13 @@ impl<F: Element> Trainer<F> {
                 }
                 continue;
             }
-            let time = Time {
-                step: self.state.step,
-                epoch,
-            };
             let Method::Step(optimizer) = &self.method else {
                 break;
             };
+            let step = self.state.step;
+            let schedule = &optimizer.learning_rate;
             let rate = self.standing.plateau.scale
-                * optimizer.learning_rate.rate(time, &mut |t| {
+                * schedule.rate(Time { step, epoch }, &mut |t| {
                     // A function of the caller's is called with no lock held.
                     guard = None;
                     fit.monitor.rate(t)
@@ -313,6 +324,7 @@ impl<F: Element> Trainer<F> {
             let mut step = Step {
                 data: stretch.data,
                 objective: plan.objective,
+                convention,
                 rows,
                 pass: Pass {
                     training: true,
@@ -320,6 +332,7 @@ impl<F: Element> Trainer<F> {
                     epoch,
                     position: stretch.rows + (number * size) as u64,
                     weights: targets.weights(0..count),
+                    penalty: convention.penalty(weight),
                 },
                 targets,
                 weight,
@@ -337,7 +350,7 @@ impl<F: Element> Trainer<F> {
             let pass = step.pass;
             guard = step.guard;
             let network = guard.get_or_insert_with(|| shared.write());
-            let loss = loss + network.penalty();
+            let loss = loss + pass.penalty * network.penalty();
             if !loss.is_finite() {
                 return Err(self.diverged("the loss"));
             }
@@ -347,10 +360,7 @@ impl<F: Element> Trainer<F> {
                 self.update(network, workspace, count, pass, rate)?;
             }
             self.end_step(network);
-            position.batches += 1;
-            position.loss_sum += loss * weight;
-            position.whole += weight;
-            position.learning_rate = rate;
+            position.add(loss, convention.share(weight, count), rate);
             self.standing.position = Some(position);
             if fit.monitor.wants_steps() {
                 guard = None;

@@ -189,8 +189,10 @@ impl<F: Element> Look<F> {
             return Err(Error::Interrupted);
         };
         let count = batch.order.len();
+        let (whole, convention) = (targets.whole(count), plan.convention);
         let pass = Pass {
             weights: targets.weights(0..count),
+            penalty: convention.penalty(whole),
             ..Pass::EVALUATION
         };
         self.network.forward(workspace, count, pass);
@@ -198,7 +200,7 @@ impl<F: Element> Look<F> {
         let (output, d_output) = (&workspace.output[..len], &mut workspace.d_output[..len]);
         let loss = match plan.objective {
             Objective::Core(loss) => {
-                let (target, whole) = (targets.target(0..count), targets.whole(count));
+                let target = targets.target(0..count);
                 loss.value_and_gradient(output, target, pass.weights, whole, count, d_output)
             }
             Objective::External => {
@@ -206,10 +208,13 @@ impl<F: Element> Look<F> {
                 monitor.loss(Role::Main, output, rows, d_output)?
             }
         };
+        convention.scale(&mut workspace.d_output[..len]);
         self.network
             .backward(workspace, count, pass, Part::WHOLE, &mut self.gradient);
         tick(&mut self.clock, *monitor)?;
-        Ok(loss + self.network.penalty())
+        let output = &workspace.output[..len];
+        let loss = convention.value(loss, plan.objective, output, (targets, count), whole);
+        Ok(loss + pass.penalty * self.network.penalty())
     }
 }
 
@@ -307,10 +312,7 @@ impl<F: Element> Trainer<F> {
         self.state.step += 1;
         let targets = fit.batch.targets.as_ref();
         let weight = targets.map_or(0.0, |targets| targets.whole(fit.batch.order.len()));
-        position.batches += 1;
-        position.loss_sum += loss * weight;
-        position.whole += weight;
-        position.learning_rate = rate;
+        position.add(loss, weight, rate);
         self.standing.position = Some(position);
         if fit.monitor.wants_steps() {
             guard = None;
