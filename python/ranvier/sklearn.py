@@ -102,7 +102,7 @@ class MLPRegressor(_Fast, neural_network.MLPRegressor):
         >>> import numpy as np
         >>> from ranvier.sklearn import MLPRegressor
         >>> X = np.linspace(-1, 1, 200)[:, None]
-        >>> reg = MLPRegressor(hidden_layer_sizes=(32,), random_state=0, max_iter=2000)
+        >>> reg = MLPRegressor(learning_rate_init=0.01, random_state=0)
         >>> reg = reg.fit(X, X[:, 0] ** 2)
         >>> reg.score(X, X[:, 0] ** 2) > 0.95
         True
