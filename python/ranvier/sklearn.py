@@ -11,8 +11,10 @@ the same training: coefficients and losses agree to about 1e-12 after a hundred 
 For that they keep scikit-learn's arithmetic where it differs from the rest of Ranvier: half the
 squared error; the gradient summed over outputs, not their mean; alpha divided by the weight of each
 batch; an epoch's loss as the mean over rows; probabilities clipped in the reported log-loss. There
-are two differences:
+are a few differences:
 
+- sparse input is made dense for the training;
+- in a series of `partial_fit` alpha is that of the first call, also if it is set to another;
 - a batch whose weights are all 0 is passed over (scikit-learn divides by 0);
 - on Ctrl-C the state so far is kept and KeyboardInterrupt is raised (scikit-learn goes on quietly).
 
@@ -33,7 +35,6 @@ try:
     from sklearn.base import is_classifier
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
-    from sklearn.utils import shuffle
 except ImportError as _error:
     from .errors import MissingDependencyError
 
@@ -281,8 +282,10 @@ class _Loop:
         if place > 0:
             return None
         if self._estimator.shuffle:
-            random_state = self._estimator._random_state
-            self._order = shuffle(self._order, random_state=random_state)
+            # As sklearn.utils.shuffle does it, whose checks take as long as an epoch of a few rows.
+            places = np.arange(self._rows)
+            self._estimator._random_state.shuffle(places)
+            self._order = self._order[places]
         checked, self._checked = self._checked, True
         return 0, self._arrays, self._order.astype(np.uint32), checked
 
