@@ -482,7 +482,19 @@ class Trainer:
             allow_other_data=allow_other_data,
         )
 
-    def _fit(
+    def _fit(self, *data: Any, **options: Any) -> History:
+        """`fit`, or what `fit_many` does of it; one at a time."""
+        if not self._fitting.acquire(blocking=False):
+            raise BusyError(
+                "this trainer is fitting already, in this thread or another; make one Trainer for "
+                "each fit that runs at the same time"
+            )
+        try:
+            return self._fit_alone(*data, **options)
+        finally:
+            self._fitting.release()
+
+    def _fit_alone(
         self,
         X: Any,
         y: Any,
@@ -496,44 +508,6 @@ class Trainer:
         raise_on_interrupt: bool = True,
         allow_other_data: bool = False,
         part: Part | None = None,
-    ) -> History:
-        """`fit`, or what `fit_many` does of it; one at a time."""
-        if not self._fitting.acquire(blocking=False):
-            raise BusyError(
-                "this trainer is fitting already, in this thread or another; make one Trainer for "
-                "each fit that runs at the same time"
-            )
-        try:
-            return self._fit_alone(
-                X,
-                y,
-                epochs,
-                options,
-                validation_data=validation_data,
-                sample_weight=sample_weight,
-                max_time=max_time,
-                callbacks=callbacks,
-                raise_on_interrupt=raise_on_interrupt,
-                allow_other_data=allow_other_data,
-                part=part,
-            )
-        finally:
-            self._fitting.release()
-
-    def _fit_alone(
-        self,
-        X: Any,
-        y: Any,
-        epochs: int | None,
-        options: dict[str, Any],
-        *,
-        validation_data: Any,
-        sample_weight: ArrayLike | None,
-        max_time: float | None,
-        callbacks: Iterable[Callback],
-        raise_on_interrupt: bool,
-        allow_other_data: bool,
-        part: Part | None,
     ) -> History:
         hooks = _checked_callbacks(callbacks)
         allowed = boolean(allow_other_data, "allow_other_data")

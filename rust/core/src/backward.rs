@@ -63,8 +63,8 @@ impl<F: Element> Network<F> {
         .run(workspace);
     }
 
-    /// The same as [`Self::backward`], and each parameter is updated as soon as its gradient is known: the gradient of a weight
-    /// exists tile by tile only. `gradient` is scratch.
+    /// The same as [`Self::backward`], and each parameter is updated as soon as its gradient is known: the gradient of a
+    /// weight exists tile by tile only. `gradient` is scratch.
     pub fn backward_and_update(
         &mut self,
         workspace: &mut Workspace<F>,

@@ -325,7 +325,8 @@ fn forward<F: Element>(
     out.write(&workspace.output[..count * network.outputs]);
 }
 
-/// Loss and metrics over data, which may be the validation after an epoch, and of which arrays were checked. A loss outside the core has no metrics in it.
+/// Loss and metrics over data, which may be the validation after an epoch, and of which arrays were checked. A loss
+/// outside the core has no metrics in it.
 pub fn evaluate<F: Element>(
     shared: &Shared<F>,
     feed: Feed<'_>,

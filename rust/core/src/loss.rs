@@ -170,9 +170,8 @@ impl Loss {
         }
     }
 
-    /// The loss of `rows` rows of `output`; its gradient goes to `d_output` (same
-    /// shape). `weights` has one number for each row, `whole` is their sum: positive, and more where the rows are part
-    /// of a batch, whose losses then add up.
+    /// The loss of `rows` rows of `output`; its gradient goes to `d_output` (same shape). `weights` has one number for
+    /// each row, `whole` is their sum: positive, and more where the rows are part of a batch, whose losses then add up.
     pub fn value_and_gradient<F: Element>(
         &self,
         output: &[F],
