@@ -258,6 +258,8 @@ def test_masks_and_splitters_say_which_rows():
     assert all(len(t.history["val_loss"]) == 1 for t in trainers)
     with pytest.raises(rv.ShapeError, match=r"rows\[0\]: expected one or more row numbers"):
         rv.fit_many(models[:1], X, LABELS, loss="cross_entropy", rows=[mask[:5]])
+    with pytest.raises(rv.ArgumentError, match=r"rows\[0\]: expected something"):
+        rv.fit_many(models[:1], X, LABELS, loss="cross_entropy", rows=[[1, [2, 3]]])
 
 
 class Squares:

@@ -38,7 +38,7 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
             f"{name}: expected an array, got a source of blocks, {type(value).__name__}; fit and "
             "evaluate take it without y, else take its blocks one by one: for X, *_ in source"
         )
-    array = _as_array(value, name)
+    array = as_array(value, name)
     if array.dtype.kind == "O" and _is_frame(value) and not _offender(value):
         array = _filled(value, array, dtype)
     if array.dtype.kind not in "fiub":
@@ -61,7 +61,8 @@ def numeric(value: ArrayLike, name: str, dtype: DTypeLike) -> Array:
         raise OutOfMemoryError(f"{name}: {error}") from error
 
 
-def _as_array(value: Any, name: str) -> Array:
+def as_array(value: Any, name: str) -> Array:
+    """What NumPy makes of `value`, or a message with its name."""
     try:
         return np.asarray(value)
     except MemoryError as error:

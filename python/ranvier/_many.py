@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from . import _core
-from ._arrays import Array, boolean, numeric
+from ._arrays import Array, as_array, boolean, numeric
 from .callbacks import Callback
 from .errors import ArgumentError, DivergedError, DTypeError, ShapeError
 from .loggers import ProgressBar
@@ -179,7 +179,7 @@ def _parts(rows: Any, count: int, length: int) -> list[tuple[Array | None, Array
 def _indices(rows: Any, name: str, length: int) -> Array | None:
     if rows is None:
         return None
-    array = np.asarray(rows)
+    array = as_array(rows, name)
     if array.dtype == bool and array.shape == (length,):
         array = np.flatnonzero(array)
     array = numeric(array, name, np.int64) if array.dtype != bool else array
