@@ -1,25 +1,4 @@
-"""`MLPClassifier` and `MLPRegressor` in place of scikit-learn's: the same numbers, faster.
-
-    from ranvier.sklearn import MLPClassifier, MLPRegressor
-
-Both are scikit-learn's own estimators, whose training by "sgd" and "adam" runs in Ranvier's core.
-Everything else (parameters, checks of input, warm starts, `partial_fit`, prediction, the solver
-"lbfgs", messages, warnings and what is printed) is scikit-learn's. Initial weights, validation rows
-and each epoch's order are drawn from NumPy's RandomState as there, so the same `random_state` gives
-the same training: coefficients and losses agree to about 1e-12 after a hundred epochs in float64.
-
-For that they keep scikit-learn's arithmetic where it differs from the rest of Ranvier: half the
-squared error; the gradient summed over outputs, not their mean; alpha divided by the weight of each
-batch; an epoch's loss as the mean over rows; probabilities clipped in the reported log-loss. There
-are a few differences:
-
-- sparse input is made dense for the training;
-- in a series of `partial_fit` alpha is that of the first call, also if it is set to another;
-- a batch whose weights are all 0 is passed over (scikit-learn divides by 0);
-- on Ctrl-C the state so far is kept and KeyboardInterrupt is raised (scikit-learn goes on quietly).
-
-Needs scikit-learn 1.7 or newer: pip install 'ranvier[sklearn]'.
-"""
+"""The loop of one fit, with scikit-learn's arithmetic, draws and messages."""
 
 from __future__ import annotations
 
@@ -27,87 +6,22 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
+from scipy.special import xlogy
+from sklearn.base import is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
 
-try:
-    from scipy.sparse import issparse
-    from scipy.special import xlogy
-    from sklearn import neural_network
-    from sklearn.base import is_classifier
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import train_test_split
-except ImportError as _error:
-    from .errors import MissingDependencyError
-
-    raise MissingDependencyError(
-        "ranvier.sklearn needs scikit-learn: pip install 'ranvier[sklearn]'"
-    ) from _error
-
-from ._arrays import Array
-from .errors import DivergedError
-from .layers import Dense
-from .losses import MSE, BinaryCrossEntropy, CrossEntropy, Loss, Poisson
-from .model import Sequential
-from .optimizers import SGD, Adam
-from .schedules import Function
-from .trainer import Trainer
-
-__all__ = ["MLPClassifier", "MLPRegressor"]
+from .._arrays import Array
+from ..errors import DivergedError
+from ..layers import Dense
+from ..losses import MSE, BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from ..model import Sequential
+from ..optimizers import SGD, Adam
+from ..schedules import Function
+from ..trainer import Trainer
 
 _ACTIVATIONS = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-
-
-class _Fast:
-    """The training loop of both, in place of scikit-learn's."""
-
-    def _fit_stochastic(
-        self,
-        X: Any,
-        y: Array,
-        sample_weight: Array | None,
-        activations: Any,
-        deltas: Any,
-        coef_grads: Any,
-        intercept_grads: Any,
-        layer_units: list[int],
-        incremental: bool,
-    ) -> None:
-        estimator: Any = self
-        if estimator.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if not incremental or not hasattr(self, "_run"):
-            self._run = _Run(estimator, layer_units, X.dtype)
-        _Loop(self._run, estimator, X, y, sample_weight, incremental).run()
-
-
-class MLPClassifier(_Fast, neural_network.MLPClassifier):
-    """scikit-learn's MLPClassifier, trained by Ranvier; see the module for what differs.
-
-    Parameters, attributes and methods are those of `sklearn.neural_network.MLPClassifier`.
-
-    Example:
-        >>> from ranvier.sklearn import MLPClassifier
-        >>> from sklearn.datasets import load_digits
-        >>> X, y = load_digits(return_X_y=True)
-        >>> clf = MLPClassifier((32,), random_state=0, max_iter=1000).fit(X / 16, y)
-        >>> clf.score(X / 16, y) > 0.99
-        True
-    """
-
-
-class MLPRegressor(_Fast, neural_network.MLPRegressor):
-    """scikit-learn's MLPRegressor, trained by Ranvier; see the module for what differs.
-
-    Parameters, attributes and methods are those of `sklearn.neural_network.MLPRegressor`.
-
-    Example:
-        >>> import numpy as np
-        >>> from ranvier.sklearn import MLPRegressor
-        >>> X = np.linspace(-1, 1, 200)[:, None]
-        >>> reg = MLPRegressor(learning_rate_init=0.01, random_state=0)
-        >>> reg = reg.fit(X, X[:, 0] ** 2)
-        >>> reg.score(X, X[:, 0] ** 2) > 0.95
-        True
-    """
 
 
 class _Rate:
@@ -120,7 +34,7 @@ class _Rate:
         return self.value
 
 
-class _Run:
+class Run:
     """A network of the core with the moments of its optimiser, for further calls of partial_fit."""
 
     def __init__(self, estimator: Any, units: list[int], dtype: Any) -> None:
@@ -163,12 +77,12 @@ def _loss(estimator: Any, outputs: int) -> tuple[Loss, tuple[float, float, bool]
     return MSE(), (0.5, 0.5 * outputs, True)
 
 
-class _Loop:
+class Loop:
     """One call of fit or partial_fit."""
 
     def __init__(
         self,
-        run: _Run,
+        run: Run,
         estimator: Any,
         X: Any,
         y: Array,

@@ -1,0 +1,64 @@
+"""The drop-ins of scikit-learn's multi-layer perceptrons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn import neural_network
+
+from .._arrays import Array
+from ._training import Loop, Run
+
+
+class _Fast:
+    """The training loop of both, in place of scikit-learn's."""
+
+    def _fit_stochastic(
+        self,
+        X: Any,
+        y: Array,
+        sample_weight: Array | None,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: list[int],
+        incremental: bool,
+    ) -> None:
+        estimator: Any = self
+        if estimator.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if not incremental or not hasattr(self, "_run"):
+            self._run = Run(estimator, layer_units, X.dtype)
+        Loop(self._run, estimator, X, y, sample_weight, incremental).run()
+
+
+class MLPClassifier(_Fast, neural_network.MLPClassifier):
+    """scikit-learn's MLPClassifier, trained by Ranvier; see the module for what differs.
+
+    Parameters, attributes and methods are those of `sklearn.neural_network.MLPClassifier`.
+
+    Example:
+        >>> from ranvier.sklearn import MLPClassifier
+        >>> from sklearn.datasets import load_digits
+        >>> X, y = load_digits(return_X_y=True)
+        >>> clf = MLPClassifier((32,), random_state=0, max_iter=1000).fit(X / 16, y)
+        >>> clf.score(X / 16, y) > 0.99
+        True
+    """
+
+
+class MLPRegressor(_Fast, neural_network.MLPRegressor):
+    """scikit-learn's MLPRegressor, trained by Ranvier; see the module for what differs.
+
+    Parameters, attributes and methods are those of `sklearn.neural_network.MLPRegressor`.
+
+    Example:
+        >>> import numpy as np
+        >>> from ranvier.sklearn import MLPRegressor
+        >>> X = np.linspace(-1, 1, 200)[:, None]
+        >>> reg = MLPRegressor(learning_rate_init=0.01, random_state=0)
+        >>> reg = reg.fit(X, X[:, 0] ** 2)
+        >>> reg.score(X, X[:, 0] ** 2) > 0.95
+        True
+    """
