@@ -59,3 +59,23 @@ kernel! {
         *sum = total(lanes);
     }
 }
+
+/// Σ l1·|vᵢ| + l2·vᵢ² in f64.
+pub fn penalty<F: Element>(values: &[F], l1: f64, l2: f64) -> f64 {
+    let mut sum = 0.0;
+    sum_of_penalties(values, l1, l2, &mut sum);
+    sum
+}
+
+kernel! {
+    fn sum_of_penalties[F: Element](values: &[F], l1: f64, l2: f64, sum: &mut f64)[F] {
+        let mut lanes = [0.0; COUNT];
+        for values in values.chunks(COUNT) {
+            for (lane, value) in lanes.iter_mut().zip(values) {
+                let value = value.to_f64();
+                *lane += l1 * value.abs() + l2 * (value * value);
+            }
+        }
+        *sum = total(lanes);
+    }
+}

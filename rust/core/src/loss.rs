@@ -440,22 +440,52 @@ enum Goal<'a, F> {
     Probabilities(&'a [F]),
 }
 
+/// Sum of a loss whose elements are on their own; writes the derivatives. Sixteen elements at a time, one for each lane
+/// of the sum; the last ones are filled up with zeros, so that one loop of known length does all of them. A macro,
+/// because a closure so large would be called, and be compiled for no instruction set.
+macro_rules! elementwise {
+    ($z:ident, $y:ident, $d:ident, |$i:pat_param| $function:expr) => {{
+        const COUNT: usize = lanes::COUNT;
+        let mut sums = [0.0; COUNT];
+        let parts = $z
+            .chunks(COUNT)
+            .zip($y.chunks(COUNT))
+            .zip($d.chunks_mut(COUNT));
+        for (part, ((outputs, targets), d)) in parts.enumerate() {
+            let count = outputs.len();
+            let [mut z, mut y] = [[F::ZERO; COUNT]; 2];
+            z[..count].copy_from_slice(outputs);
+            y[..count].copy_from_slice(&targets[..count]);
+            let [mut values, mut slopes] = [[F::ZERO; COUNT]; 2];
+            for i in 0..COUNT {
+                let ($z, $y, $i) = (z[i], y[i], part * COUNT + i);
+                (values[i], slopes[i]) = $function;
+            }
+            d.copy_from_slice(&slopes[..count]);
+            for (sum, value) in sums.iter_mut().zip(&values[..count]) {
+                *sum += value.to_f64();
+            }
+        }
+        lanes::total(sums)
+    }};
+}
+
 /// Sum of the element losses of one row; writes the derivatives.
 #[inline(always)]
 fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> f64 {
     let half = F::of(0.5);
     match loss {
-        Loss::Mse => elementwise(z, y, d, |z, y| {
+        Loss::Mse => elementwise!(z, y, d, |_| {
             let e = z - y;
             (e * e, e + e)
         }),
-        Loss::Mae => elementwise(z, y, d, |z, y| {
+        Loss::Mae => elementwise!(z, y, d, |_| {
             let e = z - y;
             (e.magnitude(), sign(e))
         }),
         Loss::Huber { delta } => {
             let delta = F::of(*delta);
-            elementwise(z, y, d, |z, y| {
+            elementwise!(z, y, d, |_| {
                 let e = z - y;
                 let size = e.magnitude();
                 if size < delta {
@@ -465,25 +495,18 @@ fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> f64 
                 }
             })
         }
-        Loss::Poisson => elementwise(z, y, d, |z, y| {
+        Loss::Poisson => elementwise!(z, y, d, |_| {
             let rate = exp(z);
             (rate - y * z, rate - y)
         }),
-        Loss::BinaryCrossEntropy { pos_weight } => {
-            let mut column = 0;
-            elementwise(z, y, d, |z, y| {
-                let p = match pos_weight.len() {
-                    0 => 1.0,
-                    1 => pos_weight[0],
-                    _ => pos_weight[column],
-                };
-                column += 1;
-                let factor = F::ONE + F::of(p - 1.0) * y;
-                let log_sigmoid = -(maximum(-z, F::ZERO) + ln_1p(exp(-z.magnitude())));
-                let value = (F::ONE - y) * z - factor * log_sigmoid;
-                (value, (F::ONE - y) - factor * sigmoid(-z))
-            })
-        }
+        Loss::BinaryCrossEntropy { pos_weight } => match pos_weight[..] {
+            [] => elementwise!(z, y, d, |_| binary(1.0, z, y)),
+            [p] => elementwise!(z, y, d, |_| binary(p, z, y)),
+            _ => elementwise!(z, y, d, |i| {
+                // Past the last output there is nothing that counts.
+                binary(pos_weight.get(i).copied().unwrap_or(1.0), z, y)
+            }),
+        },
         Loss::Quantile { q } => lanes::sum_f64(z.iter().zip(d).enumerate().map(|(i, (&z, d))| {
             let e = y[i / q.len()] - z;
             let q = F::of(q[i % q.len()]);
@@ -518,18 +541,13 @@ fn row_of_values<F: Element>(loss: &Loss, z: &[F], y: &[F], d: &mut [F]) -> f64 
     }
 }
 
+/// Binary cross-entropy of one output and its derivative.
 #[inline(always)]
-fn elementwise<F: Element>(
-    z: &[F],
-    y: &[F],
-    d: &mut [F],
-    mut function: impl FnMut(F, F) -> (F, F),
-) -> f64 {
-    lanes::sum_f64(z.iter().zip(y).zip(d).map(|((&z, &y), d)| {
-        let (value, slope) = function(z, y);
-        *d = slope;
-        value
-    }))
+fn binary<F: Element>(pos_weight: f64, z: F, y: F) -> (F, F) {
+    let factor = F::ONE + F::of(pos_weight - 1.0) * y;
+    let log_sigmoid = -(maximum(-z, F::ZERO) + ln_1p(exp(-z.magnitude())));
+    let value = (F::ONE - y) * z - factor * log_sigmoid;
+    (value, (F::ONE - y) - factor * sigmoid(-z))
 }
 
 /// −1, 0 or 1; NaN for NaN.

@@ -276,7 +276,9 @@ fn multiply_all<F: Element, A: Arithmetic<F>, E: Epilogue<F, N>, const N: usize>
     let team = pool::team(work);
     let panels = shape.count::<F>();
     let by_panels = cols > rows && panels >= team;
-    let split = if by_panels && panels.is_multiple_of(team) {
+    // A narrow last panel would leave its thread idle, if there were no rows of the others' panels to help with.
+    let whole = cols.is_multiple_of(F::PANEL) || panels >= 4 * team;
+    let split = if by_panels && panels.is_multiple_of(team) && whole {
         1
     } else {
         team

@@ -278,10 +278,10 @@ impl<F: Element> Network<F> {
 
     /// What the penalties add to the loss: Σ l1·Σ|w| + l2·Σw², in f64.
     pub fn penalty(&self) -> f64 {
-        let terms = self.penalties.iter().map(|&(slot, l1, l2)| {
-            let values = self.parameter(slot).iter().map(|w| w.to_f64());
-            lanes::sum(values.map(|w| l1 * w.abs() + l2 * (w * w)))
-        });
+        let terms = self
+            .penalties
+            .iter()
+            .map(|&(slot, l1, l2)| lanes::penalty(self.parameter(slot), l1, l2));
         terms.sum()
     }
 
