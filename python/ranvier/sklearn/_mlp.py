@@ -5,13 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn import neural_network
+from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import Array
-from ._training import Loop, Run
+from ..layers import Dense
+from ..model import Sequential
+from ._training import _ACTIVATIONS, Loop, Run
 
 
 class _Fast:
     """The training loop of both, in place of scikit-learn's."""
+
+    @property
+    def model_(self) -> Sequential:
+        """The fitted network, a `ranvier.Sequential` of its own with the coefficients of now.
+
+        It predicts raw outputs: logits of a classifier (one for two classes), the logarithm of the
+        rate under loss="poisson".
+        """
+        estimator: Any = self
+        check_is_fitted(estimator)
+        widths = [coef.shape[1] for coef in estimator.coefs_]
+        hidden = _ACTIVATIONS[estimator.activation]
+        layers = [*(Dense(width, hidden) for width in widths[:-1]), Dense(widths[-1])]
+        first = estimator.coefs_[0]
+        model = Sequential(layers, input_size=first.shape[0], dtype=first.dtype)
+        model.set_parameters(
+            {f"{layer}.weight": coef for layer, coef in enumerate(estimator.coefs_)}
+            | {f"{layer}.bias": bias for layer, bias in enumerate(estimator.intercepts_)}
+        )
+        return model
 
     def _fit_stochastic(
         self,
