@@ -1,11 +1,12 @@
 """Looking inside: gradients, their integrals and permutations say what they are said to say.
 
 Linear models have exact answers for all of them; other networks are compared with differences, the
-reference and scikit-learn.
+reference, scikit-learn, SHAP and LIME.
 """
 
 import sys
 import tracemalloc
+import warnings
 
 import hypothesis
 import hypothesis.strategies as st
@@ -576,6 +577,91 @@ def test_names_may_be_given(measured):
         rv.DTypeError, match="feature_names: expected a list of strings, got 'wxyz'"
     ):
         input_gradients(regressor, X, feature_names="wxyz")
+
+
+# Other tools
+
+
+@pytest.fixture
+def shap(monkeypatch):
+    # What it would compile takes longer than all of these tests.
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with warnings.catch_warnings():
+        # It sets filters of its own, and uses what Matplotlib will drop.
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("shap")
+
+
+def shapley_of_linear(X, background, weight):
+    return (X - background.mean(axis=0)) * weight
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("explainer", "kind"),
+    [
+        ("Explainer", "array"),
+        ("Explainer", "frame"),
+        ("PermutationExplainer", "array"),
+        ("KernelExplainer", "array"),
+        ("KernelExplainer", "float32"),
+    ],
+)
+def test_shap_explains_a_network_as_it_is(shap, explainer, kind, rng):
+    background = rng.normal(size=(40, 3))
+    if kind == "frame":
+        background = pytest.importorskip("pandas").DataFrame(background, columns=list("abc"))
+    elif kind == "float32":
+        background = background.astype(np.float32)
+    model = linear(W[:, :1], dtype="float32")
+    made = getattr(shap, explainer)(model.predict, background)
+    if explainer == "KernelExplainer":
+        values = made.shap_values(background[:5], silent=True)
+    else:
+        values = made(background[:5]).values
+    expected = shapley_of_linear(np.asarray(background), np.asarray(background), W[:, 0])[:5]
+    np.testing.assert_allclose(np.reshape(values, (5, 3)), expected, rtol=1e-4, atol=1e-5)
+    # Of a linear model, contributions compared with the mean are Shapley's values.
+    seen = integrated_gradients(model, background, baseline=np.asarray(background).mean(axis=0))
+    np.testing.assert_allclose(seen.values[:5], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shap_explains_an_estimator_as_it_is(shap, flowers):
+    X, _, classifier = flowers
+    seen = shap.Explainer(classifier.predict_proba, X)(X[:4])
+    assert seen.values.shape == (4, 4, 3)
+    sums = seen.base_values + seen.values.sum(axis=1)
+    np.testing.assert_allclose(sums, classifier.predict_proba(X[:4]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shap_draws_what_was_found_here(shap, axes, flowers):
+    X, names, classifier = flowers
+    seen = integrated_gradients(classifier, X, output=names)
+    shap.plots.beeswarm(
+        shap.Explanation(seen.values, data=X, feature_names=seen.feature_names), show=False
+    )
+    assert set(labels(axes.gca())) == {"x0", "x1", "x2", "x3"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lime_explains_networks_and_estimators_as_they_are(flowers, rng):
+    lime = pytest.importorskip("lime.lime_tabular")
+    X = rng.normal(size=(200, 3))
+    explainer = lime.LimeTabularExplainer(
+        X, mode="regression", discretize_continuous=False, random_state=0
+    )
+    for model in (linear(W[:, :1], dtype="float32"), MLPRegressor(max_iter=20).fit(X, X @ W[:, 0])):
+        seen = explainer.explain_instance(X[0], model.predict, num_features=3)
+        if isinstance(model, rv.Sequential):
+            # Coefficients of standardised columns, shrunk a little by LIME's ridge.
+            found = [slope for _, slope in sorted(seen.local_exp[1])]
+            np.testing.assert_allclose(found, W[:, 0] * X.std(axis=0), rtol=0.02, atol=0.01)
+    X, _, classifier = flowers
+    explainer = lime.LimeTabularExplainer(X, random_state=0)
+    seen = explainer.explain_instance(X[0], classifier.predict_proba, top_labels=1)
+    assert seen.available_labels() == [classifier.predict_proba(X[:1]).argmax()]
 
 
 # Results
