@@ -555,6 +555,7 @@ class Trainer:
             "epochs": epochs,
             "max_steps": options["max_steps"],
             "max_time": None if max_time is None else real(max_time, "max_time", least=0.0),
+            "max_evaluations": None,
             "on_step": self._step_hook(hooks),
             **epoch_hooks,
             **_part_options(part),

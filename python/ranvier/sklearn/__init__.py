@@ -2,9 +2,9 @@
 
     from ranvier.sklearn import MLPClassifier, MLPRegressor
 
-Both are scikit-learn's own estimators, whose training by "sgd" and "adam" runs in Ranvier's core.
-Everything else (parameters, checks of input, warm starts, `partial_fit`, prediction, the solver
-"lbfgs", messages, warnings and what is printed) is scikit-learn's. Initial weights, validation rows
+Both are scikit-learn's own estimators, whose training runs in Ranvier's core. Everything else
+(parameters, checks of input, warm starts, `partial_fit`, messages, warnings and what is printed) is
+scikit-learn's. Initial weights, validation rows
 and each epoch's order are drawn from NumPy's RandomState as there, so the same `random_state` gives
 the same training: coefficients and losses agree to about 1e-12 after a hundred epochs in float64.
 

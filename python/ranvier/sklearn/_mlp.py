@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from sklearn import neural_network
 from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import Array
 from ..layers import Dense
 from ..model import Sequential
-from ._training import _ACTIVATIONS, Loop, Run
+from ._training import _ACTIVATIONS, Loop, Run, Search
 
 
 class _Fast:
@@ -54,6 +55,24 @@ class _Fast:
         if not incremental or not hasattr(self, "_run"):
             self._run = Run(estimator, layer_units, X.dtype)
         Loop(self._run, estimator, X, y, sample_weight, incremental).run()
+
+    def _fit_lbfgs(
+        self,
+        X: Any,
+        y: Array,
+        sample_weight: Array | None,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: list[int],
+    ) -> None:
+        estimator: Any = self
+        # SciPy searches in float64 whatever X is.
+        run = Run(estimator, layer_units, np.float64)
+        for arrays in (estimator.coefs_, estimator.intercepts_):
+            arrays[:] = [array.astype(np.float64) for array in arrays]
+        Search(run, estimator, X, y, sample_weight, incremental=False).run()
 
 
 class MLPClassifier(_Fast, neural_network.MLPClassifier):

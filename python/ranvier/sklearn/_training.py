@@ -6,22 +6,46 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.optimize import OptimizeResult
 from scipy.sparse import issparse
 from scipy.special import xlogy
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from sklearn.utils.optimize import _check_optimize_result
 
 from .._arrays import Array
 from ..errors import DivergedError
 from ..layers import Dense
 from ..losses import MSE, BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from ..model import Sequential
-from ..optimizers import SGD, Adam
+from ..optimizers import LBFGS, SGD, Adam
 from ..schedules import Function
 from ..trainer import Trainer
 
 _ACTIVATIONS = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+
+
+# What a fit of the core is told besides.
+_PLAN: dict[str, Any] = {
+    "validation": None,
+    "rows": None,
+    "held_out": None,
+    "alone": False,
+    "split": None,
+    "metrics": [],
+    "accumulate": 1,
+    "shuffle": False,
+    "max_steps": None,
+    "max_time": None,
+    "max_evaluations": None,
+    "watch": None,
+    "plateau": None,
+    "on_step": None,
+    "on_tick": None,
+    "on_rate": None,
+    "on_measure": None,
+}
 
 
 class _Rate:
@@ -44,8 +68,10 @@ class Run:
         layers = [Dense(count, hidden, l2=penalty) for count in units[1:-1]]
         layers.append(Dense(units[-1], l2=penalty))
         self.rate = _Rate(float(estimator.learning_rate_init))
-        optimizer: SGD | Adam
-        if estimator.solver == "sgd":
+        optimizer: SGD | Adam | LBFGS
+        if estimator.solver == "lbfgs":
+            optimizer = LBFGS(tolerance_grad=float(estimator.tol))
+        elif estimator.solver == "sgd":
             constant = estimator.learning_rate == "constant"
             optimizer = SGD(
                 learning_rate=self.rate.value if constant else Function(self.rate, per="epoch"),
@@ -78,7 +104,7 @@ def _loss(estimator: Any, outputs: int) -> tuple[Loss, tuple[float, float, bool]
 
 
 class Loop:
-    """One call of fit or partial_fit."""
+    """One call of fit or partial_fit with a stochastic solver."""
 
     def __init__(
         self,
@@ -91,7 +117,7 @@ class Loop:
     ) -> None:
         self._run, self._estimator, self._incremental = run, estimator, incremental
         self._held_out: tuple[Any, ...] = (None, None, None)
-        if estimator.early_stopping:
+        if estimator.early_stopping and estimator.solver != "lbfgs":
             X, y, sample_weight = self._split(X, y, sample_weight)
         self._rows = X.shape[0]
         self._order = np.arange(self._rows)
@@ -136,38 +162,32 @@ class Loop:
 
     def run(self) -> None:
         estimator = self._estimator
-        trainer = self._run.trainer
-        network = trainer.model._require()
         reports: list[Any] = []
         batch_size = self._batch_size()
-        plan: dict[str, Any] = {
-            "data": self._epoch,
-            "validation": None,
-            "rows": None,
-            "held_out": None,
-            "alone": False,
-            "split": None,
-            "loss": trainer.loss._spec(),  # type: ignore[union-attr]
-            "convention": self._run.convention,
-            "metrics": [],
-            "epochs": 1 if self._incremental else estimator.max_iter,
-            "batch_size": batch_size,
-            "accumulate": 1,
-            "shuffle": False,
-            "max_steps": None,
-            "max_time": None,
-            "watch": None,
-            "plateau": None,
-            "on_step": None,
-            "on_tick": None,
-            "on_epoch": (reports, lambda: self._end(reports[-1], batch_size)),
-            "on_rate": trainer.optimizer._rate_function(),
-            "on_measure": None,
-        }
-        self._put()
         estimator.n_iter_ = 0
         try:
-            trainer._ensured(network).fit(plan)
+            self._train(
+                data=self._epoch,
+                epochs=1 if self._incremental else estimator.max_iter,
+                batch_size=batch_size,
+                on_epoch=(reports, lambda: self._end(reports[-1], batch_size)),
+                on_rate=self._run.trainer.optimizer._rate_function(),
+            )
+        finally:
+            if estimator.early_stopping:
+                estimator.coefs_ = estimator._best_coefs
+                estimator.intercepts_ = estimator._best_intercepts
+
+    def _train(self, **options: Any) -> str:
+        """Trains from the estimator's coefficients on; says why it ended."""
+        trainer = self._run.trainer
+        network = trainer.model._require()
+        plan = _PLAN | options
+        plan["loss"] = trainer.loss._spec()  # type: ignore[union-attr]
+        plan["convention"] = self._run.convention
+        self._put()
+        try:
+            return trainer._ensured(network).fit(plan)
         except DivergedError as error:
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
@@ -175,9 +195,6 @@ class Loop:
             ) from error
         finally:
             self._take()
-            if estimator.early_stopping:
-                estimator.coefs_ = estimator._best_coefs
-                estimator.intercepts_ = estimator._best_intercepts
 
     def _batch_size(self) -> int:
         size = self._estimator.batch_size
@@ -279,3 +296,41 @@ class Loop:
         for layer in range(len(estimator.coefs_)):
             np.copyto(estimator.coefs_[layer], parameters[f"{layer}.weight"])
             np.copyto(estimator.intercepts_[layer], parameters[f"{layer}.bias"])
+
+
+class Search(Loop):
+    """One call of fit with the solver "lbfgs"."""
+
+    def run(self) -> None:
+        estimator = self._estimator
+        reports: list[Any] = []
+        iterations, most = 0, int(estimator.max_iter)
+        try:
+            ending = self._train(
+                data=self._arrays,
+                epochs=most,
+                batch_size=self._rows,
+                max_evaluations=int(estimator.max_fun),
+                on_epoch=(reports, None),
+            )
+        finally:
+            iterations = len(reports)
+            estimator.n_iter_ = iterations
+            core = self._run.trainer._core
+            reached = None if core is None else core.reached()
+            if reached is not None:
+                estimator.loss_ = reached + self._rest(self._rows)
+        if iterations == most:
+            ending = "epochs"
+        status, message = _ENDINGS[ending]
+        result = OptimizeResult(nit=iterations, status=status, message=message)
+        _check_optimize_result("lbfgs", result, most)
+
+
+# SciPy's status and message for why a search has ended.
+_ENDINGS = {
+    "converged": (0, "CONVERGENCE"),
+    "epochs": (1, "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT"),
+    "max_evaluations": (1, "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT"),
+    "line_search": (2, "ABNORMAL: "),
+}

@@ -67,6 +67,7 @@ pub struct PlanSpec {
     shuffle: bool,
     max_steps: Option<u64>,
     max_time: Option<f64>,
+    max_evaluations: Option<u64>,
     watch: Option<WatchSpec>,
     plateau: Option<GoalSpec>,
     on_step: Option<Py<PyAny>>,
@@ -358,6 +359,7 @@ impl Trainer {
                 max_time: plan
                     .max_time
                     .map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)),
+                max_evaluations: plan.max_evaluations,
                 watch: plan.watch.as_ref().map(|(spec, patience, restore)| Watch {
                     goal: goal(spec),
                     patience: *patience,
@@ -389,6 +391,11 @@ impl Trainer {
     /// Where the training stands.
     fn standing(&self) -> PyResult<StandingSpec> {
         guarded(|| with_trainer!(self, trainer, F => StandingSpec::of::<F>(trainer)))
+    }
+
+    /// The loss where the last second-order method came to.
+    fn reached(&self) -> PyResult<Option<f64>> {
+        guarded(|| with_trainer!(self, trainer, _F => trainer.reached))
     }
 
     /// Writes a file of the run; returns its bytes where there is no path.

@@ -102,6 +102,8 @@ pub struct FitPlan<'a> {
     /// Steps of this call, at most.
     pub max_steps: Option<u64>,
     pub max_time: Option<Duration>,
+    /// Looks at the loss, after which a step of a second-order method is the last.
+    pub max_evaluations: Option<u64>,
     pub watch: Option<Watch>,
     /// What lowers the rate of a schedule with a plateau.
     pub plateau: Option<Goal>,
@@ -123,6 +125,7 @@ impl<'a> FitPlan<'a> {
             shuffle: true,
             max_steps: None,
             max_time: None,
+            max_evaluations: None,
             watch: None,
             plateau: None,
         }
@@ -171,8 +174,10 @@ pub enum Ending {
     Monitor,
     /// A second-order method is at its goal,
     Converged,
-    /// or finds no step that lowers the loss.
+    /// or finds no step that lowers the loss,
     LineSearch,
+    /// or has looked at it often enough.
+    Evaluations,
 }
 
 impl Ending {
@@ -185,6 +190,7 @@ impl Ending {
             Self::Monitor => "callback",
             Self::Converged => "converged",
             Self::LineSearch => "line_search",
+            Self::Evaluations => "max_evaluations",
         }
     }
 }
@@ -325,6 +331,8 @@ pub struct Trainer<F: Element> {
     precision: Precision,
     seed: u64,
     pub standing: Standing,
+    /// The loss where the last second-order method came to.
+    pub reached: Option<f64>,
     kept: Option<Kept<F>>,
     average: Option<Average<F>>,
     workspace: Option<Workspace<F>>,
@@ -369,6 +377,7 @@ impl<F: Element> Trainer<F> {
             method,
             seed,
             standing: Standing::START,
+            reached: None,
             kept: None,
             average: ema_decay
                 .map(|decay| Average::new(network, decay))
@@ -470,6 +479,7 @@ impl<F: Element> Trainer<F> {
             monitor,
         };
         let ended = self.run(&mut fit, &mut search);
+        self.reached = search.and_then(|search| search.reached());
         self.hand_over(shared, ended)
     }
 

@@ -40,6 +40,7 @@ struct Look<F: Element> {
     network: Network<F>,
     /// Of the loss.
     gradient: Buffer<F>,
+    evaluations: u64,
     clock: Clock,
 }
 
@@ -148,6 +149,7 @@ impl<F: Element> Search<F> {
             look: Look {
                 network: network.duplicate()?,
                 gradient: Buffer::zeroed(len)?,
+                evaluations: 0,
                 clock: Clock::new(),
             },
             start: Buffer::zeroed(len)?,
@@ -166,6 +168,11 @@ impl<F: Element> Search<F> {
         let count = squares.map_or(0, |squares| squares.places.len());
         let residuals = rows.saturating_mul(self.look.network.outputs);
         (count * count).saturating_mul(residuals + count / 3)
+    }
+
+    /// The loss at the start, once it has been looked at.
+    pub fn reached(&self) -> Option<f64> {
+        self.version.map(|_| self.loss)
     }
 
     /// What is looked at becomes the start.
@@ -195,6 +202,7 @@ impl<F: Element> Look<F> {
             penalty: convention.penalty(whole),
             ..Pass::EVALUATION
         };
+        self.evaluations += 1;
         self.network.forward(workspace, count, pass);
         let len = count * self.network.outputs;
         let (output, d_output) = (&workspace.output[..len], &mut workspace.d_output[..len]);
@@ -326,6 +334,10 @@ impl<F: Element> Trainer<F> {
         }
         if fit.deadline.is_some_and(|at| Instant::now() >= at) {
             return Ok(Some(Ending::Time));
+        }
+        let looks = search.look.evaluations;
+        if fit.plan.max_evaluations.is_some_and(|most| looks > most) {
+            return Ok(Some(Ending::Evaluations));
         }
         Ok(None)
     }
