@@ -200,6 +200,63 @@ def test_ctrl_c_keeps_the_state_and_is_raised():
     assert b.n_iter_ == 4
 
 
+@pytest.mark.parametrize("case", ["adam", "logistic", "multilabel", "regression", "poisson"])
+def test_predictions_are_theirs_to_the_bit(case):
+    name, (X, y), options = CASES[case]
+    b = getattr(ours, name)(random_state=0, **options | {"max_iter": 5}).fit(X, y)
+    a = getattr(theirs, name)(**b.get_params())
+    a.__dict__.update(b.__dict__)
+    asked = ["predict", "predict_proba", "predict_log_proba"]
+    for method in asked if name == "MLPClassifier" else asked[:1]:
+        for rows in (
+            X[:1],
+            X,
+            X[::-2],
+            np.asfortranarray(X),
+            X.astype(np.float32),
+            (9 * X).astype(int),
+        ):
+            expected, found = getattr(a, method)(rows), getattr(b, method)(rows)
+            np.testing.assert_array_equal(found, expected)
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+
+
+def test_predictions_follow_changed_coefficients():
+    a, b = (estimator.fit(*DIABETES) for estimator in pair("MLPRegressor", max_iter=5))
+    for estimator in (a, b):
+        for array in estimator.coefs_ + estimator.intercepts_:
+            array[:] = 0.01
+    np.testing.assert_array_equal(b.predict(DIABETES[0]), a.predict(DIABETES[0]))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.full((2, 10), np.nan),
+        np.full((2, 10), np.inf),
+        np.zeros((2, 9)),
+        np.zeros(10),
+        np.zeros((0, 10)),
+        np.full((2, 10), "a"),
+        np.zeros((2, 10), complex),
+    ],
+)
+def test_rows_that_cannot_be_predicted_are_refused_in_its_words(rows):
+    said = []
+    for estimator in pair("MLPRegressor", max_iter=2):
+        with pytest.raises(ValueError) as error:
+            estimator.fit(*DIABETES).predict(rows)
+        said.append(str(error.value))
+    assert said[0].replace("MLPRegressor", "") == said[1].replace("MLPRegressor", "")
+
+
+def test_rows_of_large_numbers_are_predicted():
+    a, b = (estimator.fit(*DIABETES) for estimator in pair("MLPRegressor", max_iter=2))
+    b.coefs_, b.intercepts_ = a.coefs_, a.intercepts_
+    rows = np.full((2, 10), 1e200)
+    np.testing.assert_array_equal(b.predict(rows), a.predict(rows))
+
+
 def test_ctrl_c_keeps_the_search_so_far():
     X = np.random.default_rng(0).normal(size=(20_000, 50))
     b = ours.MLPRegressor(solver="lbfgs", max_iter=100_000, max_fun=10**9, random_state=0)

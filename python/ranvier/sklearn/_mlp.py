@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from sklearn import neural_network
+from sklearn.neural_network._base import ACTIVATIONS
 from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import Array
@@ -74,6 +76,39 @@ class _Fast:
             arrays[:] = [array.astype(np.float64) for array in arrays]
         Search(run, estimator, X, y, sample_weight, incremental=False).run()
 
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
+        outputs = self._plain_outputs(X) if check_input else None
+        if outputs is None:
+            outputs = super()._forward_pass_fast(X, check_input=check_input)  # type: ignore[misc]
+        return outputs
+
+    def _plain_outputs(self, X: Any) -> Any:
+        """scikit-learn's arithmetic without its checks, where X needs none; else None.
+
+        They take ten times as long as a row on its way through the network.
+        """
+        fitted = vars(self)
+        if (
+            type(X) is not np.ndarray
+            or X.ndim != 2
+            or X.dtype.char not in "fd"
+            or X.shape[1] != fitted.get("n_features_in_")
+            or X.shape[0] == 0
+            or "coefs_" not in fitted
+            or "feature_names_in_" in fitted
+            # The sum of squares is finite only if every number is.
+            or not math.isfinite(np.vdot(X, X))
+        ):
+            return None
+        hidden, last = ACTIVATIONS[fitted["activation"]], len(fitted["coefs_"]) - 1
+        for layer, coef in enumerate(fitted["coefs_"]):
+            X = X @ coef
+            X += fitted["intercepts_"][layer]
+            if layer < last:
+                hidden(X)
+        ACTIVATIONS[fitted["out_activation_"]](X)
+        return X
+
 
 class MLPClassifier(_Fast, neural_network.MLPClassifier):
     """scikit-learn's MLPClassifier, trained by Ranvier; see the module for what differs.
@@ -88,6 +123,16 @@ class MLPClassifier(_Fast, neural_network.MLPClassifier):
         >>> clf.score(X / 16, y) > 0.99
         True
     """
+
+    def predict(self, X: Any) -> Any:
+        """Labels of X's rows, as scikit-learn's."""
+        outputs: Any = self._plain_outputs(X)
+        kind = None if outputs is None else self._label_binarizer.y_type_
+        if kind == "multiclass":
+            return self.classes_.take(outputs.argmax(axis=1))
+        if kind == "binary" and len(self.classes_) == 2:
+            return self.classes_.take(outputs[:, 0] > 0.5)
+        return super().predict(X)
 
 
 class MLPRegressor(_Fast, neural_network.MLPRegressor):
