@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn import datasets
-from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
@@ -17,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from ranvier import sklearn as ours
+from twins import ours, pair, same, theirs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -33,29 +32,6 @@ SEVERAL = (
 )
 PAIRS = (DIABETES[0], np.column_stack([DIABETES[1], DIABETES[1] ** 2]))
 COUNTS = (DIABETES[0], np.abs(DIABETES[1]))
-
-
-def pair(name, **options):
-    """The two estimators."""
-    return [getattr(home, name)(**options) for home in (theirs, ours)]
-
-
-def same(a, b, tolerance=1e-9):
-    """Everything that a training leaves."""
-    assert (a.n_iter_, a.t_, a.n_layers_, a.out_activation_) == (
-        b.n_iter_,
-        b.t_,
-        b.n_layers_,
-        b.out_activation_,
-    )
-    for p, q in zip(a.coefs_ + a.intercepts_, b.coefs_ + b.intercepts_, strict=True):
-        assert p.dtype == q.dtype
-        assert np.abs(p - q).max() <= tolerance * np.abs(p).max()
-    for name in ("loss_", "best_loss_", "loss_curve_", "validation_scores_"):
-        expected, found = getattr(a, name, None), getattr(b, name, None)
-        assert (expected is None) == (found is None)
-        if expected is not None:
-            np.testing.assert_allclose(found, expected, rtol=tolerance)
 
 
 # A search makes rounding errors grow: after 50 evaluations figures are within 6e-9, as they

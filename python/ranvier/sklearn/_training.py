@@ -224,7 +224,7 @@ class Loop:
         """What scikit-learn does after an epoch; whether training is to end."""
         estimator, rate = self._estimator, self._run.rate
         estimator.n_iter_ += 1
-        estimator.loss_ = report[2] + self._rest(batch_size)
+        estimator.loss_ = np.float64(report[2] + self._rest(batch_size))
         estimator.t_ += self._rows
         estimator.loss_curve_.append(estimator.loss_)
         if estimator.verbose:
