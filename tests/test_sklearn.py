@@ -67,6 +67,7 @@ CASES = {
     "outputs": ("MLPRegressor", PAIRS, {"batch_size": 17, "shuffle": False, "max_iter": 40}),
     "early-regression": ("MLPRegressor", PAIRS, {"early_stopping": True}),
     "poisson": ("MLPRegressor", COUNTS, {"loss": "poisson", "batch_size": 50}),
+    "poisson-outputs": ("MLPRegressor", SEVERAL, {"loss": "poisson", "batch_size": 50}),
     "lbfgs": ("MLPClassifier", DIGITS, SEARCH),
     "lbfgs-binary": ("MLPClassifier", CANCER, SEARCH),
     "lbfgs-multilabel": ("MLPClassifier", SEVERAL, SEARCH | {"max_fun": 30}),

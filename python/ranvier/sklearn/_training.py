@@ -99,7 +99,7 @@ def _loss(estimator: Any, outputs: int) -> tuple[Loss, tuple[float, float, bool]
             return CrossEntropy(), (1.0, 1.0, True)
         return BinaryCrossEntropy(), (float(outputs), float(outputs), True)
     if estimator.loss == "poisson":
-        return Poisson(), (1.0, float(outputs), True)
+        return Poisson(), (float(outputs), float(outputs), True)
     return MSE(), (0.5, 0.5 * outputs, True)
 
 
@@ -133,7 +133,7 @@ class Loop:
         # What scikit-learn's Poisson loss has more than ours, which lacks what y alone decides.
         self._more: Array | None = None
         if isinstance(run.trainer.loss, Poisson):
-            self._more = (xlogy(y, y) - y).mean(axis=1)
+            self._more = (xlogy(y, y) - y).sum(axis=1)
         self._weight = sample_weight
 
     def _split(self, X: Any, y: Array, sample_weight: Array | None) -> tuple[Any, Array, Any]:
