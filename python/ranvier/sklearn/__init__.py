@@ -16,6 +16,8 @@ are a few differences:
 - sparse input is made dense for the training;
 - in a series of `partial_fit` alpha is that of the first call, also if it is set to another;
 - a batch whose weights are all 0 is passed over (scikit-learn divides by 0);
+- a training whose loss or parameters overflow ends there, without NumPy's warnings on the way:
+  with scikit-learn's error or, with early stopping, with scores of NaN and the best coefficients;
 - on Ctrl-C the state so far is kept and KeyboardInterrupt is raised (scikit-learn goes on quietly).
 
 Needs scikit-learn 1.7 or newer: pip install 'ranvier[sklearn]'.

@@ -122,6 +122,7 @@ class Loop:
         self._rows = X.shape[0]
         self._order = np.arange(self._rows)
         self._checked = False
+        self._lost = False
         targets = y
         if isinstance(run.trainer.loss, CrossEntropy):
             targets = y.argmax(axis=1)
@@ -173,6 +174,10 @@ class Loop:
                 on_epoch=(reports, lambda: self._end(reports[-1], batch_size)),
                 on_rate=self._run.trainer.optimizer._rate_function(),
             )
+        except DivergedError as error:
+            if not estimator.early_stopping:
+                raise _non_finite() from error
+            self._run_on(batch_size)
         finally:
             if estimator.early_stopping:
                 estimator.coefs_ = estimator._best_coefs
@@ -188,13 +193,14 @@ class Loop:
         self._put()
         try:
             return trainer._ensured(network).fit(plan)
-        except DivergedError as error:
-            raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may"
-                " contain large values and need to be preprocessed."
-            ) from error
         finally:
             self._take()
+
+    def _run_on(self, batch_size: int) -> None:
+        """The epochs that follow a divergence, to return to the best coefficients at the end."""
+        estimator, self._lost = self._estimator, True
+        while not self._end((0, 0, np.nan), batch_size) and estimator.n_iter_ < estimator.max_iter:
+            self._draw()
 
     def _batch_size(self) -> int:
         size = self._estimator.batch_size
@@ -204,7 +210,7 @@ class Loop:
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than "
                 "sample size. It is going to be clipped",
-                stacklevel=6,
+                stacklevel=4,
             )
         return int(np.clip(size, 1, self._rows))
 
@@ -212,13 +218,17 @@ class Loop:
         """The rows of an epoch in their order, as the core asks for them."""
         if place > 0:
             return None
+        self._draw()
+        checked, self._checked = self._checked, True
+        return 0, self._arrays, self._order.astype(np.uint32), checked
+
+    def _draw(self) -> None:
+        """Draws the order of an epoch."""
         if self._estimator.shuffle:
             # As sklearn.utils.shuffle does it, whose checks take as long as an epoch of a few rows.
             places = np.arange(self._rows)
             self._estimator._random_state.shuffle(places)
             self._order = self._order[places]
-        checked, self._checked = self._checked, True
-        return 0, self._arrays, self._order.astype(np.uint32), checked
 
     def _end(self, report: Any, batch_size: int) -> bool:
         """What scikit-learn does after an epoch; whether training is to end."""
@@ -245,7 +255,7 @@ class Loop:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=8,
+                stacklevel=5,
             )
         return False
 
@@ -290,12 +300,19 @@ class Loop:
         self._run.trainer.model.set_parameters(parameters)
 
     def _take(self) -> None:
-        """The network's parameters into the estimator's arrays."""
+        """The network's parameters into the estimator's arrays; NaN after a divergence."""
         parameters = self._run.trainer.model.parameters()
         estimator = self._estimator
         for layer in range(len(estimator.coefs_)):
-            np.copyto(estimator.coefs_[layer], parameters[f"{layer}.weight"])
-            np.copyto(estimator.intercepts_[layer], parameters[f"{layer}.bias"])
+            for arrays, name in ((estimator.coefs_, "weight"), (estimator.intercepts_, "bias")):
+                np.copyto(arrays[layer], np.nan if self._lost else parameters[f"{layer}.{name}"])
+
+
+def _non_finite() -> ValueError:
+    return ValueError(
+        "Solver produced non-finite parameter weights. The input data may"
+        " contain large values and need to be preprocessed."
+    )
 
 
 class Search(Loop):
@@ -313,6 +330,8 @@ class Search(Loop):
                 max_evaluations=int(estimator.max_fun),
                 on_epoch=(reports, None),
             )
+        except DivergedError as error:
+            raise _non_finite() from error
         finally:
             iterations = len(reports)
             estimator.n_iter_ = iterations
