@@ -14,11 +14,17 @@ batch; an epoch's loss as the mean over rows; probabilities clipped in the repor
 are a few differences:
 
 - sparse input is made dense for the training;
-- in a series of `partial_fit` alpha is that of the first call, also if it is set to another;
 - a batch whose weights are all 0 is passed over (scikit-learn divides by 0);
 - a training whose loss or parameters overflow ends there, without NumPy's warnings on the way:
   with scikit-learn's error or, with early stopping, with scores of NaN and the best coefficients;
+- what is not finite is refused also under `assume_finite`, and so are words as targets of a
+  regression, before the first step;
 - on Ctrl-C the state so far is kept and KeyboardInterrupt is raised (scikit-learn goes on quietly).
+
+Where the core refuses what scikit-learn takes, scikit-learn's own loop trains, at its pace:
+negative weights, targets below 0 of the Poisson loss, a momentum of 1, subclasses with a
+`_backprop`, `_compute_loss_grad` or `_forward_pass` of their own. In a series of `partial_fit` a
+change from one loop to the other starts the moments anew.
 
 Needs scikit-learn 1.7 or newer: pip install 'ranvier[sklearn]'.
 """

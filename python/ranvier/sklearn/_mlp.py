@@ -11,6 +11,7 @@ from sklearn.neural_network._base import ACTIVATIONS
 from sklearn.utils.validation import check_is_fitted
 
 from .._arrays import Array
+from ..errors import ArgumentError
 from ..layers import Dense
 from ..model import Sequential
 from ._training import _ACTIVATIONS, Loop, Run, Search
@@ -39,41 +40,33 @@ class _Fast:
         )
         return model
 
-    def _fit_stochastic(
-        self,
-        X: Any,
-        y: Array,
-        sample_weight: Array | None,
-        activations: Any,
-        deltas: Any,
-        coef_grads: Any,
-        intercept_grads: Any,
-        layer_units: list[int],
-        incremental: bool,
-    ) -> None:
+    def _fit_stochastic(self, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
         estimator: Any = self
+        *_, layer_units, incremental = rest
+        if _refused_by_core(estimator, y, sample_weight):
+            vars(self).pop("_run", None)
+            super()._fit_stochastic(X, y, sample_weight, *rest)  # type: ignore[misc]
+            return
+        vars(self).pop("_optimizer", None)
         if estimator.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
+        units = _units(estimator, layer_units)
         if not incremental or not hasattr(self, "_run"):
-            self._run = Run(estimator, layer_units, X.dtype)
+            # A warm start keeps the type of its coefficients.
+            self._run = Run(estimator, units, np.result_type(X.dtype, estimator.coefs_[0]))
+        self._run.follow(estimator)
         Loop(self._run, estimator, X, y, sample_weight, incremental).run()
 
-    def _fit_lbfgs(
-        self,
-        X: Any,
-        y: Array,
-        sample_weight: Array | None,
-        activations: Any,
-        deltas: Any,
-        coef_grads: Any,
-        intercept_grads: Any,
-        layer_units: list[int],
-    ) -> None:
+    def _fit_lbfgs(self, X: Any, y: Array, sample_weight: Array | None, *rest: Any) -> None:
         estimator: Any = self
+        *_, layer_units = rest
+        if _refused_by_core(estimator, y, sample_weight):
+            super()._fit_lbfgs(X, y, sample_weight, *rest)  # type: ignore[misc]
+            return
         # SciPy searches in float64 whatever X is.
-        run = Run(estimator, layer_units, np.float64)
         for arrays in (estimator.coefs_, estimator.intercepts_):
             arrays[:] = [array.astype(np.float64) for array in arrays]
+        run = Run(estimator, _units(estimator, layer_units), np.float64)
         Search(run, estimator, X, y, sample_weight, incremental=False).run()
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Any:
@@ -108,6 +101,30 @@ class _Fast:
                 hidden(X)
         ACTIVATIONS[fitted["out_activation_"]](X)
         return X
+
+
+def _units(estimator: Any, layer_units: list[int]) -> list[int]:
+    """Sizes of the layers, which a warm start keeps from before."""
+    if len(layer_units) != estimator.n_layers_:
+        raise ArgumentError(
+            f"hidden_layer_sizes: expected {estimator.n_layers_ - 2} layers, as in the fit "
+            f"that training goes on from, got {len(layer_units) - 2}"
+        )
+    return [len(coef) for coef in estimator.coefs_] + layer_units[-1:]
+
+
+def _refused_by_core(estimator: Any, y: Array, sample_weight: Array | None) -> bool:
+    """Whether scikit-learn takes what the core refuses, so that its own loop has to train."""
+    kind = type(estimator)
+    return (
+        any(
+            getattr(kind, name) is not getattr(neural_network.MLPRegressor, name)
+            for name in ("_backprop", "_compute_loss_grad", "_forward_pass")
+        )
+        or (sample_weight is not None and bool((sample_weight < 0).any()))
+        or (estimator.loss == "poisson" and bool((y < 0).any()))
+        or (estimator.solver == "sgd" and estimator.momentum == 1)
+    )
 
 
 class MLPClassifier(_Fast, neural_network.MLPClassifier):

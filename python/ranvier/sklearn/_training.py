@@ -12,14 +12,16 @@ from scipy.special import xlogy
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPRegressor
 from sklearn.utils.optimize import _check_optimize_result
 
 from .._arrays import Array
+from .._files import Reader, torch_names
 from ..errors import DivergedError
 from ..layers import Dense
 from ..losses import MSE, BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from ..model import Sequential
-from ..optimizers import LBFGS, SGD, Adam
+from ..optimizers import LBFGS, SGD, Adam, Optimizer
 from ..schedules import Function
 from ..trainer import Trainer
 
@@ -62,11 +64,6 @@ class Run:
     """A network of the core with the moments of its optimiser, for further calls of partial_fit."""
 
     def __init__(self, estimator: Any, units: list[int], dtype: Any) -> None:
-        hidden = _ACTIVATIONS[estimator.activation]
-        # scikit-learn's penalty is half of alpha, divided by the weight of the batch.
-        penalty = 0.5 * float(estimator.alpha)
-        layers = [Dense(count, hidden, l2=penalty) for count in units[1:-1]]
-        layers.append(Dense(units[-1], l2=penalty))
         self.rate = _Rate(float(estimator.learning_rate_init))
         optimizer: SGD | Adam | LBFGS
         if estimator.solver == "lbfgs":
@@ -87,9 +84,33 @@ class Run:
                 eps=float(estimator.epsilon),
                 dialect="sklearn",
             )
-        model = Sequential(layers, input_size=units[0], dtype=dtype)
-        loss, self.convention = _loss(estimator, units[-1])
-        self.trainer = Trainer(model, loss=loss, optimizer=optimizer, metrics=[])
+        self._units, self._dtype = units, dtype
+        self.trainer = self._trainer(estimator, optimizer)
+
+    def follow(self, estimator: Any) -> None:
+        """Takes over an activation and an alpha that have changed since; the moments go on."""
+        if self._made_with == (estimator.activation, estimator.alpha):
+            return
+        old = self.trainer
+        network = old.model._require()
+        core, file = old._ensured(network), Reader(old._write(None) or b"").file
+        names = [name for table in network.tables() for name, _ in table]
+        self.trainer = self._trainer(estimator, old.optimizer)
+        self.trainer._ensured(self.trainer.model._require()).restore(
+            file, torch_names(old.model.layers, names), core.standing()
+        )
+
+    def _trainer(self, estimator: Any, optimizer: Optimizer) -> Trainer:
+        self._made_with = (estimator.activation, estimator.alpha)
+        hidden = _ACTIVATIONS[estimator.activation]
+        # scikit-learn's penalty is half of alpha, divided by the weight of the batch.
+        penalty = 0.5 * float(estimator.alpha)
+        features, *counts, outputs = self._units
+        layers = [Dense(count, hidden, l2=penalty) for count in counts]
+        layers.append(Dense(outputs, l2=penalty))
+        model = Sequential(layers, input_size=features, dtype=self._dtype)
+        loss, self.convention = _loss(estimator, outputs)
+        return Trainer(model, loss=loss, optimizer=optimizer, metrics=[])
 
 
 def _loss(estimator: Any, outputs: int) -> tuple[Loss, tuple[float, float, bool]]:
@@ -239,9 +260,14 @@ class Loop:
         estimator.loss_curve_.append(estimator.loss_)
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
-        if estimator.early_stopping:
+        # A subclass may look at the coefficients there, and change them.
+        hook = type(estimator)._update_no_improvement_count
+        watched = hook is not MLPRegressor._update_no_improvement_count
+        if estimator.early_stopping or watched:
             self._take()
         estimator._update_no_improvement_count(estimator.early_stopping, *self._held_out)
+        if watched and not self._lost:
+            self._put()
         sgd = estimator.solver == "sgd"
         if sgd and estimator.learning_rate == "invscaling":
             first = float(estimator.learning_rate_init)
@@ -252,7 +278,7 @@ class Loop:
             estimator._no_improvement_count = 0
         if not self._incremental and estimator.n_iter_ == estimator.max_iter:
             warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) "
+                f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter:d}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
                 stacklevel=5,
