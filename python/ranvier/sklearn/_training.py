@@ -281,7 +281,7 @@ class Loop:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter:d}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return False
 
@@ -364,7 +364,7 @@ class Search(Loop):
             core = self._run.trainer._core
             reached = None if core is None else core.reached()
             if reached is not None:
-                estimator.loss_ = reached + self._rest(self._rows)
+                estimator.loss_ = np.float64(reached + self._rest(self._rows))
         if iterations == most:
             ending = "epochs"
         status, message = _ENDINGS[ending]
