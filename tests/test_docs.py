@@ -29,7 +29,10 @@ def test_public_classes_and_functions_are_documented():
         assert name == "__version__" or getattr(ranvier, name).__doc__, name
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+PAGES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/moving-from-scikit-learn.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_of_the_pages_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / page).read_text(encoding="utf-8")

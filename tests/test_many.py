@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -186,6 +187,23 @@ def test_ctrl_c_ends_all_with_complete_steps():
     assert all(trainer.stopped_by == "KeyboardInterrupt" for trainer in begun)
     # They can go on.
     rv.fit_many(trainers, X, LABELS, epochs=1)
+
+
+def test_ctrl_c_while_they_are_started_ends_those_that_run(monkeypatch):
+    submit = ThreadPoolExecutor.submit
+    trainers = [rv.Trainer(model, loss="cross_entropy") for model in models(3)]
+
+    def interrupted(pool, train, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return submit(pool, train, number)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    begun = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        rv.fit_many(trainers, X, LABELS, epochs=10**7)
+    assert time.perf_counter() - begun < 5
+    assert trainers[0].stopped_by == "KeyboardInterrupt"
 
 
 def test_progress_is_shown_on_a_terminal_alone(capsys, monkeypatch):

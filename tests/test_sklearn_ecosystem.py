@@ -1,6 +1,7 @@
 """scikit-learn's tools, frames and arrays give with our perceptrons what they give with theirs."""
 
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
-from twins import alike, ours
+from twins import alike, ours, theirs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -71,6 +72,12 @@ def regressor(home, **options):
     return home.MLPRegressor(**(SMALL | options))
 
 
+def options_of(mlp):
+    """Those that scikit-learn has too."""
+    known = inspect.signature(getattr(theirs, type(mlp).__name__)).parameters
+    return {name: value for name, value in mlp.get_params().items() if name in known}
+
+
 # Tools
 
 
@@ -79,7 +86,7 @@ def test_parameters_representation_and_tags_are_theirs():
         made = [home.MLPClassifier(), home.MLPRegressor(), classifier(home, alpha=0.1)]
         changed = clone(made[2]).set_params(solver="sgd", hidden_layer_sizes=[3, 4])
         return [
-            [(repr(mlp), mlp.get_params(), repr(get_tags(mlp))) for mlp in [*made, changed]],
+            [(repr(mlp), options_of(mlp), repr(get_tags(mlp))) for mlp in [*made, changed]],
             [(is_classifier(mlp), is_regressor(mlp)) for mlp in made],
         ]
 
@@ -188,7 +195,11 @@ def test_weights_are_routed_to_fit_partial_fit_and_score():
         with sklearn.config_context(enable_metadata_routing=True):
             mlp = classifier(home).set_fit_request(sample_weight=True)
             mlp.set_score_request(sample_weight="w").set_partial_fit_request(classes=True)
-            requests = [repr(mlp.get_metadata_routing()), repr(clone(mlp).get_metadata_routing())]
+            routings = [mlp.get_metadata_routing(), clone(mlp).get_metadata_routing()]
+            requests = [
+                (routing.fit.requests["sample_weight"], routing.score.requests["sample_weight"])
+                for routing in routings
+            ]
             params = {"sample_weight": WEIGHT, "w": WEIGHT[::-1].copy()}
             scores = cross_validate(mlp, X, TWO, params=params, cv=3, return_train_score=True)
             search = GridSearchCV(mlp, {"alpha": [1e-4, 10.0]}, cv=3).fit(X, TWO, **params)

@@ -202,8 +202,11 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
 
     bar = ProgressBar()._counter(count, "network") if show else None
     with ThreadPoolExecutor(max(1, min(count, _core.get_num_threads()))) as pool:
-        futures = [pool.submit(train, number) for number in range(count)]
+        futures: list[Future[None]] = []
+        # Also an interruption while they are submitted ends those that run.
         try:
+            for number in range(count):
+                futures.append(pool.submit(train, number))
             if bar is not None:
                 for future in futures:
                     future.add_done_callback(partial(_count, bar))

@@ -8,6 +8,9 @@ scikit-learn's. Initial weights, validation rows
 and each epoch's order are drawn from NumPy's RandomState as there, so the same `random_state` gives
 the same training: coefficients and losses agree to about 1e-12 after a hundred epochs in float64.
 
+Keywords of their own have what scikit-learn refuses, and change nothing when they are not used: see
+the classes, and the guide "Moving from scikit-learn's MLP" in docs.
+
 For that they keep scikit-learn's arithmetic where it differs from the rest of Ranvier: half the
 squared error; the gradient summed over outputs, not their mean; alpha divided by the weight of each
 batch; an epoch's loss as the mean over rows; probabilities clipped in the reported log-loss. There

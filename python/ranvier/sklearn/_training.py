@@ -18,35 +18,27 @@ from sklearn.utils.optimize import _check_optimize_result
 from .._arrays import Array
 from .._files import Reader, torch_names
 from ..errors import DivergedError
-from ..layers import Dense
-from ..losses import MSE, BinaryCrossEntropy, CrossEntropy, Loss, Poisson
-from ..model import Sequential
-from ..optimizers import LBFGS, SGD, Adam, Optimizer
-from ..schedules import Function
+from ..layers import Dense, Dropout, Layer
+from ..model import Sequential, core_loss
+from ..optimizers import FirstOrder, Optimizer
+from ..schedules import Constant
 from ..trainer import Trainer
-
-_ACTIVATIONS = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-
+from ._hooks import Hooks
+from ._options import is_plain, layers_of, loss_of, optimizer_of, targets_of, trained_loss
+from ._validation import HeldOut
 
 # What a fit of the core is told besides.
 _PLAN: dict[str, Any] = {
     "validation": None,
     "rows": None,
     "held_out": None,
-    "alone": False,
     "split": None,
     "metrics": [],
     "accumulate": 1,
     "shuffle": False,
     "max_steps": None,
-    "max_time": None,
     "max_evaluations": None,
     "watch": None,
-    "plateau": None,
-    "on_step": None,
-    "on_tick": None,
-    "on_rate": None,
-    "on_measure": None,
 }
 
 
@@ -63,65 +55,58 @@ class _Rate:
 class Run:
     """A network of the core with the moments of its optimiser, for further calls of partial_fit."""
 
-    def __init__(self, estimator: Any, units: list[int], dtype: Any) -> None:
+    def __init__(self, estimator: Any, dtype: Any) -> None:
+        self._dtype, self._seed = dtype, 0
         self.rate = _Rate(float(estimator.learning_rate_init))
-        optimizer: SGD | Adam | LBFGS
-        if estimator.solver == "lbfgs":
-            optimizer = LBFGS(tolerance_grad=float(estimator.tol))
-        elif estimator.solver == "sgd":
-            constant = estimator.learning_rate == "constant"
-            optimizer = SGD(
-                learning_rate=self.rate.value if constant else Function(self.rate, per="epoch"),
-                momentum=float(estimator.momentum),
-                nesterov=bool(estimator.nesterovs_momentum),
-                dialect="sklearn",
-            )
-        else:
-            optimizer = Adam(
-                learning_rate=self.rate.value,
-                beta1=float(estimator.beta_1),
-                beta2=float(estimator.beta_2),
-                eps=float(estimator.epsilon),
-                dialect="sklearn",
-            )
-        self._units, self._dtype = units, dtype
-        self.trainer = self._trainer(estimator, optimizer)
+        optimizer = optimizer_of(estimator, estimator._solver, self.rate)
+        # A schedule is made for so many epochs: who gives one is not told that they were too few.
+        own = not isinstance(estimator.learning_rate, str) or isinstance(
+            estimator._solver, Optimizer
+        )
+        self.scheduled = own and not (
+            isinstance(optimizer, FirstOrder) and isinstance(optimizer._schedule, Constant)
+        )
+        self.trainer = self._trainer(estimator, optimizer, _layers(estimator))
 
     def follow(self, estimator: Any) -> None:
-        """Takes over an activation and an alpha that have changed since; the moments go on."""
-        if self._made_with == (estimator.activation, estimator.alpha):
-            return
+        """Takes over layers and an alpha that have changed since; the moments go on."""
+        layers = _layers(estimator)
         old = self.trainer
+        if tuple(layers) == old.model.layers:
+            return
         network = old.model._require()
         core, file = old._ensured(network), Reader(old._write(None) or b"").file
-        names = [name for table in network.tables() for name, _ in table]
-        self.trainer = self._trainer(estimator, old.optimizer)
-        self.trainer._ensured(self.trainer.model._require()).restore(
-            file, torch_names(old.model.layers, names), core.standing()
-        )
+        self.trainer = self._trainer(estimator, old.optimizer, layers)
+        fresh = self.trainer.model._require()
+        if fresh.tables() == network.tables():
+            names = [name for table in network.tables() for name, _ in table]
+            torch = torch_names(old.model.layers, names)
+            self.trainer._ensured(fresh).restore(file, torch, core.standing())
 
-    def _trainer(self, estimator: Any, optimizer: Optimizer) -> Trainer:
-        self._made_with = (estimator.activation, estimator.alpha)
-        hidden = _ACTIVATIONS[estimator.activation]
-        # scikit-learn's penalty is half of alpha, divided by the weight of the batch.
-        penalty = 0.5 * float(estimator.alpha)
-        features, *counts, outputs = self._units
-        layers = [Dense(count, hidden, l2=penalty) for count in counts]
-        layers.append(Dense(outputs, l2=penalty))
-        model = Sequential(layers, input_size=features, dtype=self._dtype)
-        loss, self.convention = _loss(estimator, outputs)
-        return Trainer(model, loss=loss, optimizer=optimizer, metrics=[])
+    def _trainer(self, estimator: Any, optimizer: Optimizer, layers: list[Layer]) -> Trainer:
+        loss = loss_of(estimator)
+        units = _units(estimator)
+        own_layers = None if is_plain(estimator) else tuple(layers_of(estimator, units))
+        if own_layers != estimator._layers:
+            # A warm start with other layers goes on from coefs_ and intercepts_ alone.
+            estimator._extra = estimator._best_extra = None
+        estimator._loss, estimator._layers = loss, own_layers
+        self.dense = [place for place, layer in enumerate(layers) if isinstance(layer, Dense)]
+        model = Sequential(layers, input_size=units[0], dtype=self._dtype)
+        trained, self.convention = trained_loss(estimator, loss)
+        if not self._seed and any(isinstance(layer, Dropout) for layer in layers):
+            self._seed = int(estimator._random_state.randint(2**31 - 1))
+        return Trainer(model, loss=trained, optimizer=optimizer, metrics=[], seed=self._seed)
 
 
-def _loss(estimator: Any, outputs: int) -> tuple[Loss, tuple[float, float, bool]]:
-    """The loss, and by what scikit-learn's and its gradient differ from ours."""
-    if is_classifier(estimator):
-        if estimator.out_activation_ == "softmax":
-            return CrossEntropy(), (1.0, 1.0, True)
-        return BinaryCrossEntropy(), (float(outputs), float(outputs), True)
-    if estimator.loss == "poisson":
-        return Poisson(), (float(outputs), float(outputs), True)
-    return MSE(), (0.5, 0.5 * outputs, True)
+def _units(estimator: Any) -> list[int]:
+    coefs = estimator.coefs_
+    return [coefs[0].shape[0], *(coef.shape[1] for coef in coefs)]
+
+
+def _layers(estimator: Any) -> list[Layer]:
+    # scikit-learn's penalty is half of alpha, divided by the weight of the batch.
+    return layers_of(estimator, _units(estimator), penalty=0.5 * float(estimator.alpha))
 
 
 class Loop:
@@ -135,31 +120,35 @@ class Loop:
         y: Array,
         sample_weight: Array | None,
         incremental: bool,
+        validation: tuple[Any, Array, Any] | None,
     ) -> None:
         self._run, self._estimator, self._incremental = run, estimator, incremental
-        self._held_out: tuple[Any, ...] = (None, None, None)
-        if estimator.early_stopping and estimator.solver != "lbfgs":
-            X, y, sample_weight = self._split(X, y, sample_weight)
+        self._lost = False
+        if validation is None and estimator.early_stopping and estimator.solver != "lbfgs":
+            (X, y, sample_weight), validation = self._split(X, y, sample_weight)
+        self._held_out: HeldOut | None = None
+        if validation is not None:
+            self._held_out = HeldOut(estimator, run.trainer, *validation)
+            if estimator.validation_loss_curve_ is None:
+                estimator.validation_loss_curve_ = []
+        self._epochs = 1 if incremental else estimator.max_iter
+        self._hooks = Hooks(estimator, run, self._held_out, self._epochs)
         self._rows = X.shape[0]
         self._order = np.arange(self._rows)
         self._checked = False
-        self._lost = False
-        targets = y
-        if isinstance(run.trainer.loss, CrossEntropy):
-            targets = y.argmax(axis=1)
-        elif y.dtype == bool:
-            targets = y.astype(X.dtype)
         self._arrays = run.trainer._arrays(
-            X.toarray() if issparse(X) else X, targets, sample_weight
+            X.toarray() if issparse(X) else X,
+            targets_of(run.trainer.loss, estimator, y, X.dtype),
+            sample_weight,
         )
         # What scikit-learn's Poisson loss has more than ours, which lacks what y alone decides.
         self._more: Array | None = None
-        if isinstance(run.trainer.loss, Poisson):
+        if estimator._loss is None and estimator.out_activation_ == "exp":
             self._more = (xlogy(y, y) - y).sum(axis=1)
         self._weight = sample_weight
 
-    def _split(self, X: Any, y: Array, sample_weight: Array | None) -> tuple[Any, Array, Any]:
-        """Holds the validation rows out, as scikit-learn does."""
+    def _split(self, X: Any, y: Array, sample_weight: Array | None) -> list[tuple[Any, Any, Any]]:
+        """Holds the validation rows out, as scikit-learn does: rows to train on, and these."""
         estimator = self._estimator
         weights = [] if sample_weight is None else [sample_weight]
         stratify = y if is_classifier(estimator) and estimator.n_outputs_ == 1 else None
@@ -176,24 +165,20 @@ class Loop:
                 "The validation set is too small. Increase 'validation_fraction' "
                 "or the size of your dataset."
             )
-        held_out = parts[3]
-        if is_classifier(estimator):
-            held_out = estimator._label_binarizer.inverse_transform(held_out)
-        self._held_out = (parts[1], held_out, parts[5] if weights else None)
-        return parts[0], parts[2], parts[4] if weights else None
+        return [(parts[k], parts[2 + k], parts[4 + k] if weights else None) for k in (0, 1)]
 
     def run(self) -> None:
         estimator = self._estimator
         reports: list[Any] = []
         batch_size = self._batch_size()
         estimator.n_iter_ = 0
+        self._steps = 0 if estimator.max_time is None else self._run.trainer.step
         try:
             self._train(
                 data=self._epoch,
-                epochs=1 if self._incremental else estimator.max_iter,
+                epochs=self._epochs,
                 batch_size=batch_size,
                 on_epoch=(reports, lambda: self._end(reports[-1], batch_size)),
-                on_rate=self._run.trainer.optimizer._rate_function(),
             )
         except DivergedError as error:
             if not estimator.early_stopping:
@@ -203,24 +188,34 @@ class Loop:
             if estimator.early_stopping:
                 estimator.coefs_ = estimator._best_coefs
                 estimator.intercepts_ = estimator._best_intercepts
+                estimator._extra = estimator._best_extra
 
     def _train(self, **options: Any) -> str:
         """Trains from the estimator's coefficients on; says why it ended."""
         trainer = self._run.trainer
         network = trainer.model._require()
-        plan = _PLAN | options
-        plan["loss"] = trainer.loss._spec()  # type: ignore[union-attr]
+        # Rows of the training and of the core's validation, which is none here.
+        arrays = [self._arrays, self._arrays]
+        plan = _PLAN | options | self._hooks.plan()
+        rows = max(options["batch_size"], 256)
+        plan["loss"] = core_loss(trainer.loss, trainer.model, rows, arrays)
         plan["convention"] = self._run.convention
+        plan["on_rate"] = trainer.optimizer._rate_function()
         self._put()
         try:
-            return trainer._ensured(network).fit(plan)
+            with self._hooks:
+                return trainer._ensured(network).fit(plan)
         finally:
-            self._take()
+            self._take(self._hooks.best())
 
     def _run_on(self, batch_size: int) -> None:
         """The epochs that follow a divergence, to return to the best coefficients at the end."""
         estimator, self._lost = self._estimator, True
-        while not self._end((0, 0, np.nan), batch_size) and estimator.n_iter_ < estimator.max_iter:
+        report = (self._run.trainer.epoch, self._run.trainer.step, np.nan, None, np.nan, 0.0)
+        if self._held_out is not None:
+            self._held_out.look(report[0])
+            self._held_out.lose()
+        while not self._end(report, batch_size) and estimator.n_iter_ < estimator.max_iter:
             self._draw()
 
     def _batch_size(self) -> int:
@@ -252,38 +247,55 @@ class Loop:
             self._order = self._order[places]
 
     def _end(self, report: Any, batch_size: int) -> bool:
-        """What scikit-learn does after an epoch; whether training is to end."""
-        estimator, rate = self._estimator, self._run.rate
+        """What scikit-learn does after an epoch, then callbacks; whether training is to end."""
+        estimator, rate, held_out = self._estimator, self._run.rate, self._held_out
+        seen = self._rows
+        if estimator.max_time is not None:
+            # The epoch may have been cut.
+            steps, self._steps = report[1] - self._steps, report[1]
+            seen = min(seen, steps * batch_size)
         estimator.n_iter_ += 1
-        estimator.loss_ = np.float64(report[2] + self._rest(batch_size))
-        estimator.t_ += self._rows
+        estimator.loss_ = np.float64(report[2] + self._rest(batch_size, seen))
+        estimator.t_ += seen
         estimator.loss_curve_.append(estimator.loss_)
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
+        if held_out is not None:
+            estimator.validation_loss_curve_.append(held_out.look(report[0]))
+        scored = held_out if estimator.early_stopping else None
         # A subclass may look at the coefficients there, and change them.
         hook = type(estimator)._update_no_improvement_count
         watched = hook is not MLPRegressor._update_no_improvement_count
-        if estimator.early_stopping or watched:
+        if scored is not None or watched:
             self._take()
-        estimator._update_no_improvement_count(estimator.early_stopping, *self._held_out)
+        best = estimator._best_coefs
+        if scored is not None:
+            estimator._update_no_improvement_count(True, scored, scored.labels, scored.weight)
+            if estimator._best_coefs is not best:
+                estimator._best_extra = estimator._extra
+        else:
+            estimator._update_no_improvement_count(False, None, None, None)
         if watched and not self._lost:
             self._put()
         sgd = estimator.solver == "sgd"
         if sgd and estimator.learning_rate == "invscaling":
             first = float(estimator.learning_rate_init)
             rate.value = first / (estimator.t_ + 1) ** estimator.power_t
+        stops = False
         if estimator._no_improvement_count > estimator.n_iter_no_change:
-            if self._stops(adaptive=sgd and estimator.learning_rate == "adaptive"):
-                return True
-            estimator._no_improvement_count = 0
-        if not self._incremental and estimator.n_iter_ == estimator.max_iter:
+            stops = self._stops(adaptive=sgd and estimator.learning_rate == "adaptive")
+            if not stops:
+                estimator._no_improvement_count = 0
+        stops = self._hooks.end(report) or stops
+        last = not self._incremental and estimator.n_iter_ == estimator.max_iter
+        if last and not stops and not self._run.scheduled:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter:d}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
                 stacklevel=6,
             )
-        return False
+        return stops
 
     def _stops(self, *, adaptive: bool) -> bool:
         estimator, rate = self._estimator, self._run.rate
@@ -305,33 +317,36 @@ class Loop:
             print(message)
         return stops
 
-    def _rest(self, batch_size: int) -> float:
+    def _rest(self, batch_size: int, seen: int) -> float:
         """What the epoch's loss has more than ours: the mean over rows of each batch's."""
         if self._more is None:
             return 0.0
-        more = self._more[self._order]
-        weight = np.ones(self._rows) if self._weight is None else self._weight[self._order]
-        firsts = np.arange(0, self._rows, batch_size)
+        order = self._order[:seen]
+        more = self._more[order]
+        weight = np.ones(seen) if self._weight is None else self._weight[order]
+        firsts = np.arange(0, seen, batch_size)
         sums = np.add.reduceat(weight * more, firsts) / np.add.reduceat(weight, firsts)
-        counts = np.diff(np.append(firsts, self._rows))
-        return float((sums * counts).sum() / self._rows)
+        counts = np.diff(np.append(firsts, seen))
+        return float((sums * counts).sum() / seen)
 
     def _put(self) -> None:
-        """The estimator's coefficients into the network."""
+        """The estimator's parameters into the network."""
         estimator = self._estimator
-        pairs = zip(estimator.coefs_, estimator.intercepts_, strict=True)
-        parameters: dict[str, Array] = {}
-        for layer, (coef, intercept) in enumerate(pairs):
-            parameters |= {f"{layer}.weight": coef, f"{layer}.bias": intercept}
+        parameters: dict[str, Array] = dict(estimator._extra or {})
+        pairs = zip(self._run.dense, estimator.coefs_, estimator.intercepts_, strict=True)
+        for place, coef, intercept in pairs:
+            parameters |= {f"{place}.weight": coef, f"{place}.bias": intercept}
         self._run.trainer.model.set_parameters(parameters)
 
-    def _take(self) -> None:
-        """The network's parameters into the estimator's arrays; NaN after a divergence."""
-        parameters = self._run.trainer.model.parameters()
+    def _take(self, parameters: dict[str, Array] | None = None) -> None:
+        """The network's parameters, or some that it had, into the estimator's; NaN when lost."""
         estimator = self._estimator
-        for layer in range(len(estimator.coefs_)):
-            for arrays, name in ((estimator.coefs_, "weight"), (estimator.intercepts_, "bias")):
-                np.copyto(arrays[layer], np.nan if self._lost else parameters[f"{layer}.{name}"])
+        rest = dict(parameters or self._run.trainer.model.parameters())
+        for layer, place in enumerate(self._run.dense):
+            for arrays, role in ((estimator.coefs_, "weight"), (estimator.intercepts_, "bias")):
+                value = rest.pop(f"{place}.{role}")
+                np.copyto(arrays[layer], np.nan if self._lost else value)
+        estimator._extra = rest
 
 
 def _non_finite() -> ValueError:
@@ -347,7 +362,7 @@ class Search(Loop):
     def run(self) -> None:
         estimator = self._estimator
         reports: list[Any] = []
-        iterations, most = 0, int(estimator.max_iter)
+        most = int(estimator.max_iter)
         try:
             ending = self._train(
                 data=self._arrays,
@@ -359,17 +374,21 @@ class Search(Loop):
         except DivergedError as error:
             raise _non_finite() from error
         finally:
-            iterations = len(reports)
-            estimator.n_iter_ = iterations
+            estimator.n_iter_ = len(reports)
             core = self._run.trainer._core
             reached = None if core is None else core.reached()
             if reached is not None:
-                estimator.loss_ = np.float64(reached + self._rest(self._rows))
-        if iterations == most:
+                estimator.loss_ = np.float64(reached + self._rest(self._rows, self._rows))
+        if len(reports) == most:
             ending = "epochs"
         status, message = _ENDINGS[ending]
-        result = OptimizeResult(nit=iterations, status=status, message=message)
-        _check_optimize_result("lbfgs", result, most)
+        if status != 0:
+            result = OptimizeResult(nit=len(reports), status=status, message=message)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                _check_optimize_result("lbfgs", result, most)
+            # From where scikit-learn's comes.
+            warnings.warn(told[0].message, stacklevel=3)
 
 
 # SciPy's status and message for why a search has ended.
