@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -198,8 +197,12 @@ def _indices(rows: Any, name: str, length: int) -> Array | None:
 
 def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
     """Runs train(0..count) on as many threads as a fit may use; a failure ends all."""
-    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
 
+    # An interruption within `concurrent.futures.wait` may leave locks taken, for which the networks
+    # that run would wait for ever.
+    done: SimpleQueue[Future[None]] = SimpleQueue()
     bar = ProgressBar()._counter(count, "network") if show else None
     with ThreadPoolExecutor(max(1, min(count, _core.get_num_threads()))) as pool:
         futures: list[Future[None]] = []
@@ -207,12 +210,11 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
         try:
             for number in range(count):
                 futures.append(pool.submit(train, number))
-            if bar is not None:
-                for future in futures:
-                    future.add_done_callback(partial(_count, bar))
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+                futures[-1].add_done_callback(done.put)
+            for _ in range(count):
+                done.get().result()
+                if bar is not None:
+                    bar.step()
         except BaseException:
             stop.set()
             for future in futures:
@@ -221,8 +223,3 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
         finally:
             if bar is not None:
                 bar.close()
-
-
-def _count(bar: Any, future: Future[None]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        bar.step()
