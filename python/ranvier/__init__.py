@@ -20,6 +20,7 @@ from . import (
     errors,
     initializers,
     inspection,
+    interchange,
     losses,
     metrics,
     optimizers,
@@ -44,6 +45,7 @@ from .errors import (
     ShapeError,
 )
 from .history import History
+from .interchange import from_sklearn
 from .layers import (
     Activation,
     BatchNorm,
@@ -105,9 +107,11 @@ __all__ = [
     "datasets",
     "errors",
     "fit_many",
+    "from_sklearn",
     "get_num_threads",
     "initializers",
     "inspection",
+    "interchange",
     "load",
     "losses",
     "metrics",

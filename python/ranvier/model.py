@@ -243,6 +243,52 @@ class Sequential:
             values[name] = array.T.reshape(own[name])
         self.set_parameters(values)
 
+    def to_sklearn(
+        self, classes: ArrayLike | None = None, *, multilabel: bool = False, **options: Any
+    ) -> Any:
+        """A fitted `sklearn.neural_network` estimator with the same parameters.
+
+        It predicts, pickles and clones without ranvier, and goes on where scikit-learn can: `fit`
+        with warm_start=True, and `partial_fit`. scikit-learn itself has trained it for no epoch yet
+        (`n_iter_` is 0), and its `loss_` is NaN.
+
+        Args:
+            classes: labels of the outputs, in their order; None makes an MLPRegressor. One output
+                has two: it is the logit of the second. Of two outputs scikit-learn keeps the
+                difference. A softmax or sigmoid at the end may be there or not.
+            multilabel: a classifier of which each output is a label of its own, so that y has a
+                column for each.
+            options: parameters of the estimator, such as solver, alpha, warm_start, random_state;
+                loss="poisson" says that the raw outputs are logarithms.
+
+        Returns:
+            MLPClassifier or MLPRegressor. With a Standardize of inputs, a Pipeline of a
+            StandardScaler and it; with one of targets, a TransformedTargetRegressor around that.
+            What predictions do not need and scikit-learn does not have (Dropout, GaussianNoise, l1,
+            l2, max_norm, non_negative, a missing bias) is left out and logged.
+
+        Raises:
+            ArgumentError: a layer that scikit-learn does not have, hidden activations that differ
+                or are none of identity, sigmoid, tanh and relu, other labels than the outputs
+                need, an option that scikit-learn refuses.
+            NotFittedError: the model does not know its input_size yet.
+            MissingDependencyError: scikit-learn is not installed.
+
+        Example:
+            >>> import ranvier as rv
+            >>> X, y = rv.datasets.load_digits()
+            >>> model = rv.Sequential([rv.Dense(32, activation="relu"), rv.Dense(10)])
+            >>> history = model.fit(X, y, loss="cross_entropy", epochs=5)
+            >>> clf = model.to_sklearn(classes=range(10), random_state=0)
+            >>> bool((clf.predict(X) == model.predict(X).argmax(axis=1)).all())
+            True
+
+        The way back is `ranvier.from_sklearn`.
+        """
+        from .interchange._sklearn import to_sklearn
+
+        return to_sklearn(self, classes, multilabel, options)
+
     def _outputs(self, input_size: int) -> int:
         """Number of outputs, also where input_size is not known yet."""
         widths = [layer.units for layer in self._layers if isinstance(layer, Dense)]

@@ -20,6 +20,7 @@ from ..losses import GaussianNLL, Poisson
 from ..model import Sequential
 from ..optimizers import FirstOrder
 from . import _ensemble
+from ._interchange import Interchange
 from ._options import (
     ACTIVATIONS,
     CLASSIFIER,
@@ -92,7 +93,7 @@ def _documented(kind: type[_Kind]) -> type[_Kind]:
     return kind
 
 
-class _Fast:
+class _Fast(Interchange):
     """What both have in place of scikit-learn's, and beyond it."""
 
     # What scikit-learn's `fit` has no place for: validation rows, and a solver of ours.

@@ -1,0 +1,546 @@
+"""Models from and to scikit-learn: equal predictions, or a refusal by name."""
+
+import logging
+import pickle
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import neural_network
+from sklearn.base import clone, is_classifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+import ranvier as rv
+import ranvier.sklearn
+from conftest import error
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+# What the module promises, over the largest output, or 1 where outputs are smaller.
+EQUAL = {"float32": 1e-6, "float64": 1e-12}
+DTYPES = st.sampled_from(sorted(EQUAL))
+
+WIDTHS = st.sampled_from([1, 2, 8, 65])
+
+
+def close(model, got, X):
+    """Whether predictions are what the model gives, as far as its dtype goes."""
+    expected = model.predict(X)
+    assert error(got.reshape(expected.shape), expected, 1.0) <= EQUAL[model.dtype.name]
+
+
+def bits(model, X):
+    return model.predict(X).tobytes()
+
+
+def filled(layers, input_size, dtype, seed):
+    """A model all of whose parameters and statistics have been moved from where they start."""
+    rng = np.random.default_rng(seed)
+    model = rv.Sequential(layers, input_size=input_size, dtype=dtype, seed=seed)
+    values = {}
+    for name, value in model.parameters().items():
+        number, _, role = name.partition(".")
+        if value.ndim == 2:
+            continue
+        if role in ("weight", "running_var"):
+            values[name] = rng.uniform(0.5, 2.0, value.shape)
+        else:
+            values[name] = rng.normal(size=value.shape)
+        if role == "running_var" and isinstance(layers[int(number)], rv.Standardize):
+            # Some columns of which nothing was measured.
+            values[name] *= rng.uniform(size=value.shape) > 0.2
+    model.set_parameters(values)
+    return model
+
+
+def rows(model, count=17, seed=0):
+    X = np.random.default_rng(seed).normal(size=(count, model.input_size))
+    return X.astype(model.dtype)
+
+
+def head(outputs, squash, dtype="float64"):
+    layers = [rv.Dense(6, activation="tanh"), rv.Dense(outputs)]
+    return filled([*layers, *([] if squash is None else [squash])], 5, dtype, seed=2)
+
+
+def model_of(*layers):
+    return rv.Sequential(list(layers), input_size=5, dtype="float64")
+
+
+# ---------------------------------------------------------------- without them
+
+CALLS = ["from_sklearn", "to_sklearn"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_missing_library_is_named(monkeypatch, call):
+    library = call.partition("_")[2]
+    for name in [library, *(name for name in sys.modules if name.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"ranvier.interchange._{library}", raising=False)
+    with pytest.raises(rv.MissingDependencyError, match=rf"ranvier\[{library}\]"):
+        getattr(head(1, None), call)() if call.startswith("to") else getattr(rv, call)(None)
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+
+X = np.random.default_rng(0).normal(size=(80, 5))
+VALUES = X[:, 0] * X[:, 1] + X[:, 2]
+PAIRS = np.column_stack([VALUES, X[:, 3] ** 2])
+COUNTS = np.round(np.exp(0.5 * X[:, 0]))
+WORDS = np.array(["no", "yes"])[(VALUES > 0).astype(int)]
+THREE = np.array(["a", "b", "c"])[np.digitize(VALUES, [-0.5, 0.5])]
+LABELS = np.column_stack([VALUES > 0, X[:, 3] > 0.3, X[:, 1] < 0.1]).astype(int)
+
+FITS = {
+    "values": ("MLPRegressor", VALUES, {}),
+    "pairs": ("MLPRegressor", PAIRS, {"hidden_layer_sizes": (7, 6), "activation": "tanh"}),
+    "counts": ("MLPRegressor", COUNTS, {"loss": "poisson"}),
+    "linear": ("MLPRegressor", VALUES, {"hidden_layer_sizes": (), "activation": "identity"}),
+    "two": ("MLPClassifier", WORDS, {"activation": "logistic"}),
+    "three": ("MLPClassifier", THREE, {"hidden_layer_sizes": (9, 8, 7)}),
+    "labels": ("MLPClassifier", LABELS, {"solver": "lbfgs"}),
+}
+
+
+def fitted(case, dtype="float64", home=neural_network):
+    name, y, options = FITS[case]
+    estimator = getattr(home, name)(**({"max_iter": 20, "random_state": 0} | options))
+    y = y.astype(dtype) if y.dtype.kind == "f" else y
+    return estimator.fit(X.astype(dtype), y)
+
+
+def raw(estimator, inputs):
+    """Raw outputs by scikit-learn's own arithmetic."""
+    squash = estimator.out_activation_
+    estimator.out_activation_ = "identity"
+    try:
+        return estimator._forward_pass_fast(inputs)
+    finally:
+        estimator.out_activation_ = squash
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("home", [neural_network, ranvier.sklearn], ids=["theirs", "ours"])
+@pytest.mark.parametrize("case", FITS)
+def test_a_fitted_mlp_becomes_a_model_of_its_raw_outputs(case, home, dtype):
+    estimator = fitted(case, dtype, home)
+    model = rv.from_sklearn(estimator)
+    # scikit-learn's lbfgs leaves float64 whatever it was given.
+    assert model.dtype == estimator.coefs_[0].dtype
+    close(model, raw(estimator, X.astype(dtype)), X.astype(dtype))
+    if is_classifier(estimator):
+        model = rv.from_sklearn(estimator, probabilities=True)
+        expected = estimator.predict_proba(X.astype(dtype))
+        close(model, expected[:, 1:] if case == "two" else expected, X.astype(dtype))
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_a_model_of_an_mlp_is_a_copy_that_trains(case):
+    estimator = fitted(case)
+    before = estimator.coefs_[0].copy()
+    model = rv.from_sklearn(estimator)
+    model.fit(X, np.zeros((len(X), model.output_size)), loss="mse")
+    assert np.array_equal(estimator.coefs_[0], before)
+    assert not np.array_equal(model.parameters()["0.weight"], before)
+
+
+@pytest.mark.parametrize("options", [{}, {"with_mean": False}, {"with_std": False}], ids=repr)
+def test_scalers_around_an_mlp_become_layers(options):
+    inputs = X * [1, 10, 100, 1, 0] + [0, 5, -300, 0, 7]
+    scaler, mlp = StandardScaler(**options), neural_network.MLPRegressor(max_iter=20)
+    pipeline = make_pipeline(scaler, mlp)
+    whole = TransformedTargetRegressor(pipeline, transformer=StandardScaler(**options))
+    model = rv.from_sklearn(whole.fit(inputs, 50 * PAIRS + 7))
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds == [rv.Standardize, rv.Dense, rv.Dense, rv.Standardize]
+    close(model, whole.predict(inputs), inputs)
+    close(rv.from_sklearn(pipeline.fit(inputs, VALUES)), pipeline.predict(inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        neural_network.MLPRegressor(),
+        make_pipeline(StandardScaler(), neural_network.MLPRegressor()),
+        TransformedTargetRegressor(neural_network.MLPRegressor(), transformer=StandardScaler()),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_an_estimator_that_is_not_fitted_is_refused(estimator):
+    with pytest.raises(rv.NotFittedError, match=r"(?s)^estimator: .*call fit"):
+        rv.from_sklearn(estimator)
+
+
+@pytest.mark.parametrize("value", [StandardScaler(), 7, neural_network.MLPRegressor], ids=repr)
+def test_what_is_no_mlp_is_refused(value):
+    with pytest.raises(rv.DTypeError, match=r"^estimator: .*got (StandardScaler|int|ABCMeta)"):
+        rv.from_sklearn(value)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda mlp: make_pipeline(MinMaxScaler(), mlp), "no scaler but .*got MinMaxScaler"),
+        (
+            lambda mlp: make_pipeline(StandardScaler(), MinMaxScaler(), mlp),
+            "at most one StandardScaler, got .*MinMaxScaler",
+        ),
+        (TransformedTargetRegressor, "no scaler but .*got FunctionTransformer"),
+    ],
+    ids=["one", "two", "targets"],
+)
+def test_what_else_stands_around_an_mlp_is_refused(wrap, message):
+    estimator = wrap(neural_network.MLPRegressor(max_iter=2)).fit(X, VALUES)
+    with pytest.raises(rv.ArgumentError, match=f"^estimator: .*{message}"):
+        rv.from_sklearn(estimator)
+
+
+def test_a_regressor_has_no_probabilities():
+    with pytest.raises(rv.ArgumentError, match="probabilities: expected False for a regressor"):
+        rv.from_sklearn(fitted("values"), probabilities=True)
+    with pytest.raises(rv.DTypeError, match="probabilities: expected True or False"):
+        rv.from_sklearn(fitted("two"), probabilities="yes")
+
+
+# ---------------------------------------------------------------- to scikit-learn
+
+HIDDEN = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
+
+
+@given(st.lists(WIDTHS, max_size=3), st.sampled_from(sorted(HIDDEN)), WIDTHS, DTYPES, st.booleans())
+def test_a_model_becomes_a_regressor(hidden, activation, outputs, dtype, scaled):
+    name = None if activation == "identity" else activation
+    layers = [rv.Dense(width, name) for width in hidden]
+    layers = [rv.Standardize(), *layers] if scaled else layers
+    targets = [rv.Standardize(of="targets")] if scaled else []
+    model = filled([*layers, rv.Dense(outputs), *targets], 5, dtype, seed=1)
+    made = model.to_sklearn()
+    check_is_fitted(made)
+    inputs = rows(model)
+    close(model, made.predict(inputs), inputs)
+    assert made.predict(inputs).shape == ((17,) if outputs == 1 else (17, outputs))
+    assert made.n_features_in_ == 5
+    back = rv.from_sklearn(made)
+    assert back.layers == model.layers
+    if not scaled:
+        assert made.hidden_layer_sizes == tuple(hidden)
+        assert made.activation == (HIDDEN[activation] if hidden else "identity")
+        assert bits(back, inputs) == bits(model, inputs)
+
+
+def probabilities(model, inputs):
+    z = model.predict(inputs)
+    if model.layers[-1] in (rv.Softmax(), rv.Activation("sigmoid")):
+        return z
+    if z.shape[1] == 1:
+        return 1 / (1 + np.exp(-z))
+    z = np.exp(z - z.max(axis=1, keepdims=True))
+    return z / z.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("squashed", [False, True])
+@pytest.mark.parametrize(
+    ("outputs", "classes"),
+    [
+        (1, ["no", "yes"]),
+        (1, ["yes", "no"]),
+        (2, [3, 8]),
+        (2, [8, 3]),
+        (3, ["a", "b", "c"]),
+        (4, [7, -1, 5, 2]),
+        (3, np.array(["c", "a", "b"], dtype=object)),
+    ],
+    ids=repr,
+)
+def test_a_model_becomes_a_classifier_of_labels_in_any_order(outputs, classes, squashed, dtype):
+    squash = rv.Activation("sigmoid") if outputs == 1 else rv.Softmax()
+    model = head(outputs, squash if squashed else None, dtype)
+    made = model.to_sklearn(classes)
+    assert isinstance(made, neural_network.MLPClassifier)
+    inputs = rows(model, 200)
+    p = probabilities(model, inputs)
+    p = np.hstack([1 - p, p]) if outputs == 1 else p
+    labels = np.asarray(classes)
+    assert made.classes_.tolist() == sorted(labels.tolist())
+    columns = [made.classes_.tolist().index(label) for label in labels.tolist()]
+    assert error(made.predict_proba(inputs)[:, columns], p, 1.0) <= EQUAL[dtype]
+    assert (made.predict(inputs) == labels[p.argmax(axis=1)]).all()
+    if len(labels) > 2 and not squashed:
+        assert error(rv.from_sklearn(made).predict(inputs)[:, columns], model.predict(inputs)) == 0
+
+
+@pytest.mark.parametrize("squash", [None, rv.Activation("sigmoid")], ids=repr)
+def test_a_model_becomes_a_classifier_of_several_labels(squash):
+    model = head(3, squash)
+    made = model.to_sklearn(multilabel=True)
+    inputs = rows(model, 50)
+    z = model.predict(inputs)
+    p = z if squash else 1 / (1 + np.exp(-z))
+    assert error(made.predict_proba(inputs), p) <= EQUAL["float64"]
+    assert (made.predict(inputs) == (p > 0.5)).all()
+    assert made.classes_.tolist() == [0, 1, 2]
+
+
+def targets_of(made):
+    """Targets that suit an estimator, for the rows X."""
+    if not is_classifier(made):
+        return VALUES
+    if made.out_activation_ == "softmax":
+        return THREE
+    return WORDS if made.n_outputs_ == 1 else LABELS
+
+
+MADE = {
+    "regressor": lambda **options: head(1, None).to_sklearn(**options),
+    "two": lambda **options: head(1, None).to_sklearn(["no", "yes"], **options),
+    "three": lambda **options: head(3, None).to_sklearn(["a", "b", "c"], **options),
+    "labels": lambda **options: head(3, None).to_sklearn(multilabel=True, **options),
+}
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_what_is_made_has_every_attribute_of_a_fit(case):
+    made = MADE[case](max_iter=2)
+    fit = clone(made).fit(X, targets_of(made))
+    lacking = set(vars(fit)) - set(vars(made))
+    # scikit-learn's optimiser begins with each fit.
+    assert lacking == {"_optimizer"}
+    for name in ("n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
+        assert getattr(made, name) == getattr(fit, name)
+    assert (made.n_iter_, made.t_, made.loss_curve_) == (0, 0, [])
+    assert np.isnan(made.loss_)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"solver": "sgd", "learning_rate": "adaptive", "momentum": 0.5},
+        {"early_stopping": True},
+        {"solver": "lbfgs", "alpha": 0.1},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("case", MADE)
+def test_scikit_learn_goes_on_from_the_weights(case, options):
+    """A warm start: the same as of an estimator that has trained to these weights."""
+    options = {"warm_start": True, "max_iter": 3, "random_state": 0} | options
+    made = MADE[case](**options)
+    y = targets_of(made)
+    twin = clone(made).set_params(max_iter=1).fit(X, y).set_params(max_iter=3)
+    twin.coefs_ = [value.copy() for value in made.coefs_]
+    twin.intercepts_ = [value.copy() for value in made.intercepts_]
+    if options.get("solver") != "lbfgs":
+        twin.loss_curve_, twin.t_, twin._no_improvement_count = [], 0, 0
+        if twin.early_stopping:
+            twin.validation_scores_, twin.best_validation_score_ = [], -np.inf
+        else:
+            twin.best_loss_ = np.inf
+    for estimator in (made, twin):
+        estimator.fit(X, y)
+    for name in ("coefs_", "intercepts_", "n_iter_", "loss_", "loss_curve_", "best_loss_"):
+        if hasattr(twin, name):
+            np.testing.assert_equal(getattr(made, name), getattr(twin, name))
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_what_is_made_goes_on_by_partial_fit_pickles_and_clones(case):
+    made = MADE[case](random_state=0)
+    y = targets_of(made)
+    twin = pickle.loads(pickle.dumps(made))
+    assert np.array_equal(made.predict(X), twin.predict(X))
+    before = made.coefs_[0].copy()
+    made.partial_fit(X, y)
+    twin.partial_fit(X, y)
+    assert not np.array_equal(made.coefs_[0], before)
+    assert np.array_equal(made.coefs_[0], twin.coefs_[0])
+    assert made.t_ == len(X)
+    fresh = clone(made)
+    assert not hasattr(fresh, "coefs_")
+    assert fresh.get_params() == made.get_params()
+
+
+def test_a_random_state_is_not_advanced():
+    state = np.random.RandomState(3)
+    head(1, None).to_sklearn(random_state=state)
+    assert state.randint(10**9) == np.random.RandomState(3).randint(10**9)
+
+
+def test_rates_become_a_regressor_of_counts():
+    model = head(1, None)
+    made = model.to_sklearn(loss="poisson")
+    assert made.out_activation_ == "exp"
+    np.testing.assert_allclose(made.predict(X), np.exp(model.predict(X)[:, 0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([rv.Dense(3), rv.LayerNorm(), rv.Dense(1)], r"layers\[1\]: .*got LayerNorm\(\)"),
+        ([rv.Dense(3), rv.BatchNorm(), rv.Dense(1)], r"layers\[1\]: .*got BatchNorm\(\)"),
+        ([rv.Dense(3, "gelu"), rv.Dense(1)], r"layers\[0\]: .*got 'gelu'"),
+        ([rv.Dense(3, "relu"), rv.Dense(3, "tanh"), rv.Dense(1)], r"layers\[1\]: expected 'relu'"),
+        ([rv.Dense(3, "relu"), rv.Dense(3), rv.Dense(1)], r"layers\[1\]: .*got 'identity'"),
+        ([rv.Activation("relu"), rv.Dense(1)], r"layers\[0\]: .*behind a Dense layer"),
+        ([rv.Dense(3, "relu"), rv.Softmax(), rv.Dense(1)], r"layers\[1\]: .*got 'softmax'"),
+        ([rv.Dense(3), rv.Softmax(), rv.Dense(1)], r"layers\[1\]: .*got 'softmax'"),
+        ([rv.Dense(1, "sigmoid")], r"layers\[0\]: expected raw outputs for a regressor"),
+        ([rv.Standardize()], "model: expected at least one Dense layer"),
+    ],
+    ids=repr,
+)
+def test_a_network_that_scikit_learn_cannot_express_is_refused_by_its_layer(layers, message):
+    with pytest.raises(rv.ArgumentError, match=message):
+        model_of(*layers).to_sklearn()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "message"),
+    [
+        (3, {"classes": ["a", "b"]}, "classes: expected 3 labels for 3 outputs, got 2"),
+        (1, {"classes": ["a", "b", "c"]}, "classes: expected 2 labels for 1 outputs, got 3"),
+        (2, {"classes": ["a", "a"]}, "classes: expected two or more different labels"),
+        (1, {"classes": ["a"]}, "classes: expected two or more different labels"),
+        (2, {"classes": [0.5, 1.5]}, "classes: expected a list of labels"),
+        (2, {"classes": 2}, "classes: expected a list of labels"),
+        (2, {"classes": [[0, 1], [1, 0]]}, "classes: expected a list of labels"),
+        (2, {"classes": []}, "classes: expected a list of labels"),
+        (3, {"classes": [0, 1, 2], "multilabel": True}, "classes: expected None"),
+        (1, {"multilabel": True}, "multilabel: expected a model of two or more outputs"),
+        (1, {"activation": "tanh"}, "activation: expected none, the model says it"),
+        (1, {"hidden_layer_sizes": (3,)}, "hidden_layer_sizes: expected none"),
+        (1, {"rate": 1.0}, "to_sklearn: .*'rate'"),
+        (1, {"alpha": -1.0}, "to_sklearn: .*'alpha'"),
+        (2, {"classes": [0, 1], "loss": "poisson"}, "to_sklearn: .*'loss'"),
+    ],
+    ids=repr,
+)
+def test_labels_and_options_that_do_not_fit_are_refused(outputs, options, message):
+    with pytest.raises(rv.ArgumentError, match=message):
+        head(outputs, None).to_sklearn(**options)
+
+
+def test_a_squash_of_another_kind_of_classifier_is_refused():
+    with pytest.raises(rv.ArgumentError, match=r"layers\[2\]: expected raw outputs or softmax"):
+        head(3, rv.Activation("sigmoid")).to_sklearn([0, 1, 2])
+    with pytest.raises(rv.ArgumentError, match=r"layers\[2\]: expected raw outputs or sigmoid"):
+        head(3, rv.Softmax()).to_sklearn(multilabel=True)
+    model = model_of(rv.Dense(3), rv.Standardize(of="targets"))
+    with pytest.raises(rv.ArgumentError, match="no Standardize of targets"):
+        model.to_sklearn([0, 1, 2])
+    with pytest.raises(rv.NotFittedError, match="input_size"):
+        rv.Sequential([rv.Dense(1)]).to_sklearn()
+    with pytest.raises(rv.DTypeError, match="multilabel: expected True or False"):
+        head(3, None).to_sklearn(multilabel=1)
+
+
+def test_what_scikit_learn_has_no_place_for_is_logged(caplog):
+    layers = [
+        rv.GaussianNoise(0.1),
+        rv.Dense(3, use_bias=False, l2=0.1, non_negative=True),
+        rv.Dropout(0.5),
+        rv.Activation("relu"),
+        rv.Dense(1, max_norm=1.0),
+    ]
+    model = model_of(*layers)
+    close(model, model.to_sklearn().predict(X), X)
+    assert {record.name for record in caplog.records} == {"ranvier"}
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    texts = [record.getMessage() for record in caplog.records]
+    expected = [
+        "layers[0]: GaussianNoise(0.1) is left out",
+        "layers[1]: has no bias",
+        "layers[1]: l2=0.1",
+        "layers[1]: non_negative=True",
+        "layers[2]: Dropout(0.5) is left out",
+        "layers[4]: max_norm=1.0",
+    ]
+    assert len(texts) == len(expected)
+    assert all(f"to_sklearn: {part}" in text for part, text in zip(expected, texts, strict=True))
+    caplog.clear()
+    head(1, None).to_sklearn()
+    assert not caplog.records
+
+
+# ---------------------------------------------------------------- the drop-ins
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_a_drop_in_becomes_scikit_learns_own_and_comes_back(case):
+    ours = fitted(case, home=ranvier.sklearn)
+    theirs = ours.to_sklearn()
+    assert type(theirs) is getattr(neural_network, FITS[case][0])
+    assert theirs.get_params() == ours.get_params()
+    back = type(ours).from_sklearn(theirs)
+    assert type(back) is type(ours)
+    for estimator in (theirs, back):
+        assert np.array_equal(estimator.predict(X), ours.predict(X))
+        assert set(vars(estimator)) == set(vars(ours)) - {"_run"}
+        assert b"ranvier" not in pickle.dumps(theirs)
+    # Training one leaves the others alone.
+    before = [value.copy() for value in ours.coefs_]
+    if theirs.solver != "lbfgs":
+        theirs.partial_fit(X, FITS[case][1])
+        back.partial_fit(X, FITS[case][1])
+    for value, expected in zip(ours.coefs_, before, strict=True):
+        assert np.array_equal(value, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "sgd"}], ids=repr)
+def test_a_warm_start_goes_on_in_either(options):
+    options = {"warm_start": True, "max_iter": 5, "random_state": 0} | options
+    first = ranvier.sklearn.MLPClassifier(**options).fit(X, THREE)
+    theirs = first.to_sklearn().fit(X, THREE)
+    back = ranvier.sklearn.MLPClassifier.from_sklearn(first.to_sklearn()).fit(X, THREE)
+    first.fit(X, THREE)
+    for estimator in (theirs, back):
+        np.testing.assert_allclose(estimator.coefs_[0], first.coefs_[0], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(estimator.loss_curve_, first.loss_curve_, rtol=1e-9)
+        assert (estimator.t_, estimator.n_iter_) == (first.t_, first.n_iter_)
+
+
+def test_a_random_state_stays_shared_with_the_parameter():
+    ours = ranvier.sklearn.MLPRegressor(max_iter=2, random_state=np.random.RandomState(1))
+    theirs = ours.fit(X, VALUES).to_sklearn()
+    assert theirs._random_state is theirs.random_state
+    assert theirs.random_state is not ours.random_state
+
+
+class More(ranvier.sklearn.MLPRegressor):
+    """A drop-in with a parameter that scikit-learn does not have."""
+
+    def __init__(self, max_iter=2, solver="adam", dropout=0.0, masks=None):
+        super().__init__(max_iter=max_iter, solver=solver)
+        self.dropout = dropout
+        self.masks = masks
+
+
+def test_parameters_that_scikit_learn_does_not_have_are_refused_where_they_are_used():
+    plain = More().fit(X, VALUES)
+    assert np.array_equal(plain.to_sklearn().predict(X), plain.predict(X))
+    for options in ({"dropout": 0.5}, {"masks": np.zeros(3)}, {"masks": [1]}):
+        with pytest.raises(rv.ArgumentError, match=f"to_sklearn: .*{next(iter(options))}="):
+            More(**options).fit(X, VALUES).to_sklearn()
+        with pytest.raises(rv.ArgumentError, match=f"estimator: .*{next(iter(options))}="):
+            rv.from_sklearn(More(**options).fit(X, VALUES))
+    # A value that scikit-learn does not take, as other solvers of ours would be.
+    plain.solver = "adamw"
+    with pytest.raises(rv.ArgumentError, match=r"to_sklearn: .*'solver'"):
+        plain.to_sklearn()
+
+
+def test_a_drop_in_takes_a_fitted_estimator_of_its_kind():
+    with pytest.raises(rv.DTypeError, match="estimator: expected a fitted MLPRegressor"):
+        ranvier.sklearn.MLPRegressor.from_sklearn(fitted("two"))
+    with pytest.raises(rv.NotFittedError, match="estimator: "):
+        ranvier.sklearn.MLPRegressor.from_sklearn(neural_network.MLPRegressor())
+    with pytest.raises(rv.NotFittedError, match="to_sklearn: "):
+        ranvier.sklearn.MLPRegressor().to_sklearn()
