@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -18,10 +19,22 @@ MODULES = sorted(
 )
 
 
+# Libraries of which an example may tell, but which the tests do without.
+MISSING = [name for name in ("keras", "torch") if importlib.util.find_spec(name) is None]
+
+
 @pytest.mark.parametrize("name", ["ranvier", *MODULES])
 def test_docstring_examples_run(name):
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.failed == 0
+    try:
+        module = importlib.import_module(name)
+    except ranvier.MissingDependencyError as error:
+        pytest.skip(str(error))
+    runner = doctest.DocTestRunner()
+    for test in doctest.DocTestFinder().find(module):
+        sources = "".join(example.source for example in test.examples)
+        if not any(f"import {library}" in sources for library in MISSING):
+            runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
 
 
 def test_public_classes_and_functions_are_documented():

@@ -1,4 +1,7 @@
-"""Models from and to scikit-learn: equal predictions, or a refusal by name."""
+"""Models from and to scikit-learn and PyTorch: equal predictions, or a refusal by name.
+
+PyTorch is no part of the test extra; where it is missing, its tests are skipped.
+"""
 
 import logging
 import pickle
@@ -18,20 +21,30 @@ from sklearn.utils.validation import check_is_fitted
 import ranvier as rv
 import ranvier.sklearn
 from conftest import error
+from ranvier import _core
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 # What the module promises, over the largest output, or 1 where outputs are smaller.
 EQUAL = {"float32": 1e-6, "float64": 1e-12}
+# Of networks that are searched for the worst: a few layers amplify what each one rounds.
+SEARCHED = 10
 DTYPES = st.sampled_from(sorted(EQUAL))
 
+ACTIVATIONS = [
+    None,
+    *_core.names("activation"),
+    rv.activations.LeakyReLU(0.2),
+    rv.activations.ELU(0.5),
+    rv.activations.PReLU(0.1),
+]
 WIDTHS = st.sampled_from([1, 2, 8, 65])
 
 
-def close(model, got, X):
+def close(model, got, X, factor=1):
     """Whether predictions are what the model gives, as far as its dtype goes."""
     expected = model.predict(X)
-    assert error(got.reshape(expected.shape), expected, 1.0) <= EQUAL[model.dtype.name]
+    assert error(got.reshape(expected.shape), expected, 1.0) <= factor * EQUAL[model.dtype.name]
 
 
 def bits(model, X):
@@ -58,6 +71,26 @@ def filled(layers, input_size, dtype, seed):
     return model
 
 
+@st.composite
+def stacks(draw, *, random=True, without=()):
+    """Layers of every kind. Little rounding is amplified: no normalisation divides by nearly 0."""
+    activation = st.sampled_from([choice for choice in ACTIVATIONS if choice not in without])
+    others = [
+        rv.LayerNorm(eps=0.1),
+        rv.BatchNorm(eps=0.1, momentum=0.3),
+        rv.Softmax(),
+        rv.Activation(draw(activation)),
+    ]
+    if random:
+        others += [rv.Dropout(0.3), rv.GaussianNoise(0.2)]
+    layers = [rv.Standardize()] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        layers.append(rv.Dense(draw(WIDTHS), draw(activation), use_bias=draw(st.booleans())))
+        layers += draw(st.lists(st.sampled_from(others), max_size=2))
+    layers += [rv.Standardize(of="targets")] if draw(st.booleans()) else []
+    return layers
+
+
 def rows(model, count=17, seed=0):
     X = np.random.default_rng(seed).normal(size=(count, model.input_size))
     return X.astype(model.dtype)
@@ -74,7 +107,7 @@ def model_of(*layers):
 
 # ---------------------------------------------------------------- without them
 
-CALLS = ["from_sklearn", "to_sklearn"]
+CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch"]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -224,7 +257,7 @@ def test_a_model_becomes_a_regressor(hidden, activation, outputs, dtype, scaled)
     made = model.to_sklearn()
     check_is_fitted(made)
     inputs = rows(model)
-    close(model, made.predict(inputs), inputs)
+    close(model, made.predict(inputs), inputs, SEARCHED)
     assert made.predict(inputs).shape == ((17,) if outputs == 1 else (17, outputs))
     assert made.n_features_in_ == 5
     back = rv.from_sklearn(made)
@@ -544,3 +577,325 @@ def test_a_drop_in_takes_a_fitted_estimator_of_its_kind():
         ranvier.sklearn.MLPRegressor.from_sklearn(neural_network.MLPRegressor())
     with pytest.raises(rv.NotFittedError, match="to_sklearn: "):
         ranvier.sklearn.MLPRegressor().to_sklearn()
+
+
+# ---------------------------------------------------------------- PyTorch
+
+
+@pytest.fixture(scope="module")
+def torch():
+    library = pytest.importorskip("torch")
+    # Its threads would wait for one another where the cores are busy.
+    threads = library.get_num_threads()
+    library.set_num_threads(1)
+    yield library
+    library.set_num_threads(threads)
+
+
+def theirs(torch, module, inputs):
+    """Predictions of a torch module."""
+    with torch.no_grad():
+        return module(torch.from_numpy(inputs)).numpy()
+
+
+@given(stacks(), WIDTHS, DTYPES, st.integers(0, 100))
+def test_any_model_goes_to_torch_and_comes_back(torch, layers, input_size, dtype, seed):
+    model = filled(layers, input_size, dtype, seed)
+    inputs = rows(model)
+    module = model.to_torch()
+    assert not module.training
+    got = theirs(torch, module, inputs)
+    assert got.dtype == dtype
+    close(model, got, inputs, SEARCHED)
+    back = rv.from_torch(module)
+    assert back.dtype == model.dtype
+    assert bits(back, inputs) == bits(model, inputs)
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+def test_a_trained_model_predicts_alike_in_torch_and_scikit_learn(torch, dtype):
+    inputs, y = rv.datasets.load_digits()
+    inputs = inputs.astype(dtype)
+    layers = [rv.Standardize(), rv.Dense(128, "relu"), rv.Dense(64, "relu"), rv.Dense(10)]
+    model = rv.Sequential(layers, dtype=dtype)
+    model.fit(inputs, y, loss="cross_entropy", epochs=5)
+    z = model.predict(inputs)
+    assert error(theirs(torch, model.to_torch(), inputs), z) <= EQUAL[dtype]
+    made = model.to_sklearn(range(10))
+    assert error(made.predict_proba(inputs), probabilities(model, inputs)) <= EQUAL[dtype]
+    assert (made.predict(inputs) == z.argmax(axis=1)).all()
+
+
+# The slope of torch's Hardsigmoid is 1/6 in float32 only, in float64 too.
+@given(stacks(random=False, without=["hard_sigmoid"]), st.integers(0, 100), st.booleans())
+def test_gradients_are_equal_in_torch(torch, layers, seed, training):
+    model = filled(layers, 4, "float64", seed)
+    inputs = rows(model)
+    y = np.random.default_rng(seed).normal(size=(len(inputs), model.output_size))
+    value, gradients = model.value_and_gradient(inputs, y, loss="mse", training=training)
+    module = model.to_torch().train(training)
+    x = torch.from_numpy(inputs).requires_grad_()
+    loss = torch.nn.functional.mse_loss(module(x), torch.from_numpy(y))
+    loss.backward()
+    assert error(loss.item(), value) <= 1e-10
+    assert error(x.grad, gradients.d_input, 1.0) <= 1e-10
+    for ours, parameter in zip(gradients.values(), module.parameters(), strict=True):
+        assert error(parameter.grad.numpy().T.reshape(ours.shape), ours, 1.0) <= 1e-10
+
+
+def test_training_goes_on_alike_in_torch_and_from_torch(torch):
+    layers = [rv.Dense(8, "tanh"), rv.BatchNorm(momentum=0.2), rv.Dense(3, "prelu")]
+    layers.append(rv.LayerNorm(eps=0.1))
+    model = filled([rv.Standardize(), *layers, rv.Dense(2)], 5, "float64", seed=0)
+    module = model.to_torch().train()
+    velocities = [torch.zeros_like(parameter) for parameter in module.parameters()]
+    for _ in range(20):
+        module.zero_grad()
+        loss = torch.nn.functional.mse_loss(module(torch.from_numpy(X)), torch.from_numpy(PAIRS))
+        loss.backward()
+        for parameter, velocity in zip(module.parameters(), velocities, strict=True):
+            velocity.mul_(0.9).add_(parameter.grad)
+            parameter.data.sub_(0.05 * velocity)
+    sgd = rv.SGD(learning_rate=0.05, momentum=0.9)
+    plan = {"loss": "mse", "optimizer": sgd, "epochs": 20, "batch_size": len(X), "shuffle": False}
+    twin = model.copy()
+    model.fit(X, PAIRS, **plan)
+    back = rv.from_torch(module)
+    assert list(back.parameters()) == list(model.parameters())
+    for name, value in model.parameters().items():
+        assert error(back.parameters()[name], value) <= 1e-10
+    assert error(twin.parameters()["1.weight"], model.parameters()["1.weight"]) > 0.01
+
+
+def test_dropout_and_noise_work_in_training_only(torch):
+    model = rv.Sequential([rv.Dropout(0.25), rv.GaussianNoise(0.5)], input_size=100)
+    module = model.to_torch()
+    ones = torch.ones((200, 100))
+    assert torch.equal(module(ones), ones)
+    module.train()
+    assert abs(float((module[0](ones) == 0).float().mean()) - 0.25) < 0.02
+    assert abs(float((module[1](ones) - 1).std()) - 0.5) < 0.02
+    assert rv.from_torch(torch.nn.Sequential(module, torch.nn.Linear(100, 1))).layers[:2] == (
+        rv.Dropout(0.25),
+        rv.GaussianNoise(0.5),
+    )
+
+
+def test_what_is_standardised_stays_so_in_training(torch):
+    model = filled([rv.Standardize(), rv.Dense(2), rv.Standardize(of="targets")], 5, "float64", 3)
+    module = model.to_torch().train()
+    module(torch.from_numpy(X))
+    close(model, theirs(torch, module, X), X)
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+def test_a_module_takes_a_saved_file_strictly(torch, tmp_path, dtype):
+    load_file = pytest.importorskip("safetensors.torch").load_file
+    layers = [rv.Standardize(), rv.Dense(4, "prelu"), rv.BatchNorm(), rv.Dense(3, use_bias=False)]
+    layers += [rv.LayerNorm(), rv.Activation("prelu"), rv.Standardize(of="targets")]
+    model, other = (filled(layers, 5, dtype, seed) for seed in (0, 1))
+    model.save(tmp_path / "model.safetensors")
+    module = other.to_torch()
+    module.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    inputs = rows(model)
+    close(model, theirs(torch, module, inputs), inputs)
+
+
+def test_to_torch_draws_nothing_and_shares_nothing(torch):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    model = head(2, rv.Activation("prelu"))
+    before = bits(model, X)
+    module = model.to_torch()
+    assert torch.equal(torch.rand(1), expected)
+    for tensor in module.parameters():
+        assert tensor.requires_grad
+        assert tensor.device.type == "cpu"
+        tensor.data.zero_()
+    assert bits(model, X) == before
+
+
+def test_what_torch_has_no_place_for_is_logged(torch, caplog):
+    model_of(rv.Dense(3, l1=0.1, max_norm=2.0), rv.Dense(1, l2=0.5, non_negative=True)).to_torch()
+    texts = [record.getMessage() for record in caplog.records]
+    assert [text.split(" is ")[0] for text in texts] == [
+        "to_torch: layers[0]: l1=0.1",
+        "to_torch: layers[0]: max_norm=2.0",
+        "to_torch: layers[1]: l2=0.5",
+        "to_torch: layers[1]: non_negative=True",
+    ]
+
+
+def test_a_model_without_input_size_does_not_go_to_torch(torch):
+    with pytest.raises(rv.NotFittedError, match="input_size"):
+        rv.Sequential([rv.Dense(1)]).to_torch()
+
+
+# Modules as they come, and the layers that they become.
+MODULES = {
+    "identity": (lambda nn: [nn.Identity(), nn.Linear(4, 3)], [rv.Dense(3)]),
+    "flatten": (lambda nn: [nn.Flatten(), nn.Linear(4, 3)], [rv.Dense(3)]),
+    "bias": (lambda nn: [nn.Linear(4, 3, bias=False)], [rv.Dense(3, use_bias=False)]),
+    "relu": (lambda nn: [nn.Linear(4, 3), nn.ReLU(inplace=True)], [rv.Dense(3, "relu")]),
+    "between": (
+        lambda nn: [nn.Linear(4, 3), nn.Dropout(0.1), nn.Tanh()],
+        [rv.Dense(3), rv.Dropout(0.1), rv.Activation("tanh")],
+    ),
+    "two": (
+        lambda nn: [nn.Linear(4, 3), nn.Tanh(), nn.SiLU()],
+        [rv.Dense(3, "tanh"), rv.Activation("silu")],
+    ),
+    "first": (
+        lambda nn: [nn.ELU(0.5), nn.Linear(4, 3)],
+        [rv.Activation(rv.activations.ELU(0.5)), rv.Dense(3)],
+    ),
+    "celu": (lambda nn: [nn.Linear(4, 3), nn.CELU()], [rv.Dense(3, "elu")]),
+    "softplus": (lambda nn: [nn.Linear(4, 3), nn.Softplus()], [rv.Dense(3, "softplus")]),
+    "softmax": (lambda nn: [nn.Linear(4, 3), nn.Softmax(1)], [rv.Dense(3), rv.Softmax()]),
+    "leaky": (
+        lambda nn: [nn.Linear(4, 3), nn.LeakyReLU(0.3)],
+        [rv.Dense(3, rv.activations.LeakyReLU(0.3))],
+    ),
+    "nested": (
+        lambda nn: [
+            nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.GELU("tanh"))),
+            nn.Sequential(),
+        ],
+        [rv.Dense(3, "gelu_tanh")],
+    ),
+    "norms": (
+        lambda nn: [
+            nn.BatchNorm1d(4, eps=0.01, momentum=0.3),
+            nn.LayerNorm(4, eps=0.1),
+            nn.Linear(4, 3),
+        ],
+        [rv.BatchNorm(eps=0.01, momentum=0.3), rv.LayerNorm(eps=0.1), rv.Dense(3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("case", MODULES)
+def test_modules_become_layers(torch, case, dtype):
+    make, layers = MODULES[case]
+    module = torch.nn.Sequential(*make(torch.nn)).to(getattr(torch, dtype)).eval()
+    model = rv.from_torch(module)
+    assert list(model.layers) == layers
+    inputs = rows(model)
+    close(model, theirs(torch, module, inputs), inputs)
+
+
+def test_names_and_subclasses_and_a_single_module_are_taken(torch):
+    from collections import OrderedDict
+
+    class Net(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(OrderedDict(a=torch.nn.Linear(5, 3), act=torch.nn.ReLU()))
+
+    for module in (Net(), torch.nn.Linear(5, 2), torch.nn.Sequential(Net(), torch.nn.ReLU())):
+        close(rv.from_torch(module), theirs(torch, module, X.astype("float32")), X)
+    relu = torch.nn.ReLU()
+    linears = [torch.nn.Linear(5, 5), torch.nn.Linear(5, 5)]
+    module = torch.nn.Sequential(linears[0], relu, linears[1], relu)
+    assert rv.from_torch(module).layers == (rv.Dense(5, "relu"), rv.Dense(5, "relu"))
+
+
+def test_a_parametrised_slope_keeps_its_value(torch):
+    module = torch.nn.Sequential(torch.nn.Linear(5, 3), torch.nn.PReLU(init=0.7))
+    model = rv.from_torch(module)
+    assert model.parameters()["0.slope"] == np.float32(0.7)
+
+
+class Refused:
+    """Modules that have no counterpart, each with a piece of the message."""
+
+    @staticmethod
+    def cases(torch):
+        nn = torch.nn
+
+        class Doubled(nn.Linear):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        class Net(nn.Module):
+            def forward(self, x):
+                return x
+
+        hooked = nn.Linear(4, 4)
+        hooked.register_forward_hook(lambda *_: None)
+        patched = nn.Linear(4, 4)
+        patched.forward = lambda x: x
+        lazy = nn.LazyLinear(3)
+        weighted = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        return {
+            "conv": (nn.Conv1d(1, 1, 1), "got Conv1d"),
+            "doubled": (Doubled(4, 4), "got Doubled"),
+            "net": (Net(), "got Net"),
+            "patched": (patched, "got Linear"),
+            "hooked": (hooked, "without hooks"),
+            "weight_norm": (weighted, "remove_parametrizations"),
+            "log_softmax": (nn.LogSoftmax(dim=1), "got LogSoftmax; leave it away"),
+            "relu6": (nn.ReLU6(), "got ReLU6"),
+            "half": (nn.Linear(4, 4).half(), "torch.float16; module.float"),
+            "bfloat16": (nn.Linear(4, 4).bfloat16(), "torch.bfloat16; module.float"),
+            "lazy": (lazy, "got a lazy one"),
+            "meta": (nn.Linear(4, 4, device="meta"), "without memory"),
+            "prelu": (nn.PReLU(4), "expected one slope for all units, got 4"),
+            "softplus": (nn.Softplus(beta=2), "beta=1"),
+            "threshold": (nn.Softplus(threshold=5), "a threshold of 20 or more"),
+            "celu": (nn.CELU(2.0), "alpha=1"),
+            "softmax": (nn.Softmax(dim=0), "dim=-1, got dim=0"),
+            "flatten": (nn.Flatten(0), "keeps the rows"),
+            "statistics": (nn.BatchNorm1d(4, track_running_stats=False), "track_running_stats"),
+            "eps": (nn.BatchNorm1d(4, eps=0.0), "eps: expected a finite number"),
+            "dropout": (nn.Dropout(1.0), "rate: expected a finite number"),
+            "shape": (nn.LayerNorm((2, 4)), "one normalised dimension"),
+            "width": (nn.Linear(3, 4), "expected a layer of 4 features.* got one of 3"),
+            "double": (nn.Linear(4, 4).double(), None),
+        }
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_modules_without_counterpart_are_refused_with_their_place(torch):
+    for module, message in Refused.cases(torch).values():
+        whole = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Sequential(module))
+        if message is None:
+            with pytest.raises(rv.ArgumentError, match=r"module: .*got float32 and float64"):
+                rv.from_torch(whole)
+            continue
+        with pytest.raises(rv.ArgumentError, match=rf"^module\['1\.0'\]: .*{message}"):
+            rv.from_torch(whole)
+    for value in (7, None, [torch.nn.Linear(4, 4)], torch.nn.Linear):
+        with pytest.raises(rv.DTypeError, match=r"module: expected a torch\.nn\.Sequential, got"):
+            rv.from_torch(value)
+    for module in (torch.nn.Sequential(), torch.nn.Sequential(torch.nn.ReLU())):
+        with pytest.raises(rv.ArgumentError, match=r"module: .*how many features"):
+            rv.from_torch(module)
+    broken = torch.nn.Linear(4, 4)
+    broken.weight.data[0, 0] = float("nan")
+    with pytest.raises(rv.ArgumentError, match="finite"):
+        rv.from_torch(broken)
+
+
+def test_what_only_torch_has_in_training_is_logged(torch, caplog):
+    nn = torch.nn
+    linear = nn.Linear(4, 4)
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    bare = nn.BatchNorm1d(4, affine=False, momentum=None), nn.LayerNorm(4, bias=False)
+    module = nn.Sequential(linear, *bare, frozen, linear).eval()
+    model = rv.from_torch(module)
+    close(model, theirs(torch, module, rows(model)), rows(model))
+    texts = [record.getMessage() for record in caplog.records]
+    expected = [
+        "module['1']: has no weight",
+        "module['1']: has no bias",
+        "module['1']: momentum=None",
+        "module['2']: has no bias",
+        "module['3']: it has frozen parameters",
+        "module['4']: it shares parameters",
+    ]
+    assert len(texts) == len(expected)
+    assert all(
+        text.startswith(f"from_torch: {part}") for text, part in zip(texts, expected, strict=True)
+    )

@@ -45,7 +45,7 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .interchange import from_sklearn
+from .interchange import from_sklearn, from_torch
 from .layers import (
     Activation,
     BatchNorm,
@@ -108,6 +108,7 @@ __all__ = [
     "errors",
     "fit_many",
     "from_sklearn",
+    "from_torch",
     "get_num_threads",
     "initializers",
     "inspection",

@@ -41,10 +41,6 @@ _CLASSES: dict[str, type] = {
 _NAMES = {kind: name for name, kind in _CLASSES.items()}
 
 
-# What torch's BatchNorm keeps besides.
-_COUNTER = "num_batches_tracked"
-
-
 class Opaque:
     """Something of the user's in a definition, of which a file only keeps how it looked."""
 
@@ -116,6 +112,12 @@ def torch_names(definitions: tuple[layers.Layer, ...], names: list[str]) -> list
     return mapped
 
 
+def counters(names: list[str]) -> list[str]:
+    """What torch's BatchNorm keeps beside the parameters of these names."""
+    means = [name for name in names if name.endswith(".running_mean")]
+    return [name.replace("running_mean", "num_batches_tracked") for name in means]
+
+
 def contents(
     path: str | None,
     definitions: tuple[layers.Layer, ...],
@@ -124,7 +126,6 @@ def contents(
 ) -> dict[str, Any]:
     """What the core needs for writing a file; without a path it returns the bytes."""
     names = torch_names(definitions, [name for table in tables for name, _ in table])
-    means = [name for name in names if name.endswith(".running_mean")]
     texts = {"format": "pt", "ranvier.version": _core.__version__}
     texts["ranvier.numerics"] = str(_core.NUMERICS_VERSION)
     texts |= {
@@ -133,7 +134,7 @@ def contents(
     return {
         "path": path,
         "metadata": list(texts.items()),
-        "counters": [(name.replace("running_mean", _COUNTER), 0) for name in means],
+        "counters": [(name, 0) for name in counters(names)],
         "names": names,
     }
 
@@ -176,7 +177,7 @@ class Reader:
 
     def refuse_others(self, names: list[str], trained: int) -> None:
         """Refuses tensors that belong to none of these names, of which the first ones train."""
-        expected = {*names, *(name.replace("running_mean", _COUNTER) for name in names)}
+        expected = {*names, *counters(names)}
         if self.metadata.get("ranvier.kind") == "run":
             expected |= {prefix + name for prefix in _core.names("prefix") for name in names}
         tensors = [name for name, _, _ in self.file.tensors()]

@@ -295,10 +295,8 @@ class Standardize(Layer):
 
     Elsewhere: `keras.layers.Normalization` is fitted by a call of `adapt`; scikit-learn has a
     `Pipeline` with `StandardScaler`, and `TransformedTargetRegressor`, whose inner loss is of
-    transformed targets. PyTorch has none; in the file of a fitted model the inputs' layer is
-    `BatchNorm1d(n, affine=False, eps=0)` of a `torch.nn.Sequential` in eval mode. The targets' one
-    has tensors of the same names and no twin there: multiply the last Linear's weight rows and
-    bias by √var and add mean to the bias.
+    transformed targets. PyTorch has none; `Sequential.to_torch` brings a small module along, whose
+    buffers have the names of the tensors in a file.
     """
 
     _: KW_ONLY

@@ -1,13 +1,14 @@
 """Models of other frameworks, taken over with their weights.
 
-`from_sklearn` makes a `ranvier.Sequential`; `Sequential.to_sklearn` goes the other way. One rule
-holds for both. Predictions are equal up to
-rounding, 1e-6 of the largest output in float32 and 1e-12 in float64 (more where layers amplify it,
-as by cancellation), or the model is refused, with the name of the layer that stands in the way.
+`from_torch` and `from_sklearn` make a `ranvier.Sequential`; `Sequential.to_torch` and
+`Sequential.to_sklearn` go the other way. One rule holds for all of them. Predictions are equal up
+to rounding, 1e-6 of the largest output in float32 and 1e-12 in float64 (more where layers amplify
+it, as by cancellation), or the model is refused, with the name of the layer that stands in the way.
 What only training would notice and the other side does not have, such as a frozen layer or a
 penalty, is left out and logged as a warning, to "ranvier".
 
-Weights are copied. The dtype is that of the foreign model.
+Weights are copied. The dtype is that of the foreign model. Models go over in evaluation mode, in
+which ranvier always predicts: compare with torch's `module.eval()`.
 
 The classification losses take raw outputs, as everywhere in ranvier. A sigmoid or softmax at the
 end of a foreign model stays there, so that predictions stay what they were; leave it away for going
@@ -21,11 +22,47 @@ on with such a loss:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..model import Sequential
 
-__all__ = ["from_sklearn"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["from_sklearn", "from_torch"]
+
+
+def from_torch(module: torch.nn.Module) -> Sequential:
+    """The model of a `torch.nn.Sequential`.
+
+    Args:
+        module: a Sequential, of Sequentials too, or one of the modules Linear, Dropout,
+            BatchNorm1d, LayerNorm, Identity, Flatten, ReLU, LeakyReLU, ELU, CELU (alpha=1), SELU,
+            GELU, SiLU, Mish, Sigmoid, Tanh, Softplus (beta=1), Softmax, PReLU (one slope),
+            Hardsigmoid, Hardswish, and those of `Sequential.to_torch`. On any device, in float32 or
+            float64. Behind a Flatten the model takes rows that are flat already.
+
+    Returns:
+        The model. An activation becomes that of the Linear before it.
+
+    Raises:
+        ArgumentError: another module, a subclass with a forward of its own, hooks, parametrised
+            weights, half precision (`module.float()` widens it); the message says where.
+        DTypeError: `module` is no module of torch's.
+        MissingDependencyError: torch is not installed.
+
+    Example:
+        >>> import torch
+        >>> import ranvier as rv
+        >>> rv.from_torch(torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU())).layers
+        (Dense(8, activation='relu'),)
+
+    A Softplus of torch's default threshold leaves out e^-20 = 2e-9 of large values; ranvier's does
+    not. Normalisations without weight and bias get some that would learn.
+    """
+    from ._torch import from_torch as convert
+
+    return convert(module)
 
 
 def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
