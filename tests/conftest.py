@@ -15,6 +15,9 @@ from ranvier._crosscheck import mirror
 # Core against reference, one step: difference over the largest value that the tensor has had.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
+# Keras asks for one before it is imported; its own default is another library.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
 # CI draws the same examples in every run; elsewhere each run looks at new ones.
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)

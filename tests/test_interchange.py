@@ -1,11 +1,12 @@
-"""Models from and to scikit-learn and PyTorch: equal predictions, or a refusal by name.
+"""Models from and to scikit-learn, PyTorch and Keras: equal predictions, or a refusal by name.
 
-PyTorch is no part of the test extra; where it is missing, its tests are skipped.
+PyTorch and Keras are no part of the test extra; where they are missing, their tests are skipped.
 """
 
 import logging
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def model_of(*layers):
 
 # ---------------------------------------------------------------- without them
 
-CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch"]
+CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch", "from_keras"]
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -899,3 +900,250 @@ def test_what_only_torch_has_in_training_is_logged(torch, caplog):
     assert all(
         text.startswith(f"from_torch: {part}") for text, part in zip(texts, expected, strict=True)
     )
+
+
+# ---------------------------------------------------------------- Keras
+
+
+@pytest.fixture(scope="module")
+def keras():
+    pytest.importorskip("torch")
+    library = pytest.importorskip("keras")
+    from keras.src.backend.common import dtypes
+
+    with pytest.MonkeyPatch.context() as patch:
+        # But for TensorFlow's, Keras has products in float64 computed in float32.
+        patch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+        yield library
+
+
+def keras_numbers(keras, model, inputs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return keras.ops.convert_to_numpy(model(inputs.reshape(-1, *model.input_shape[1:])))
+
+
+KERAS_ACTIVATIONS = {
+    "linear": None,
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "leaky_relu": rv.activations.LeakyReLU(0.2),
+    "elu": "elu",
+    "selu": "selu",
+    "gelu": "gelu",
+    "silu": "silu",
+    "swish": "silu",
+    "softplus": "softplus",
+    "hard_sigmoid": "hard_sigmoid",
+    "hard_silu": "hard_swish",
+    "hard_swish": "hard_swish",
+    "mish": "mish",
+    "softmax": "softmax",
+}
+
+# Layers of Keras behind an input of four features, by what they become.
+KERAS_LAYERS = {
+    "dense": (lambda L: L.Dense(3, use_bias=False), [rv.Dense(3, use_bias=False)]),
+    "penalties": (
+        lambda L: L.Dense(
+            3, kernel_regularizer={"class_name": "L1L2", "config": {"l1": 0.25, "l2": 0.5}}
+        ),
+        [rv.Dense(3, l1=0.25, l2=0.5)],
+    ),
+    "l1": (
+        lambda L: L.Dense(3, kernel_regularizer={"class_name": "L1", "config": {"l1": 0.25}}),
+        [rv.Dense(3, l1=0.25)],
+    ),
+    "l2": (
+        lambda L: L.Dense(3, kernel_regularizer={"class_name": "L2", "config": {"l2": 0.5}}),
+        [rv.Dense(3, l2=0.5)],
+    ),
+    "max_norm": (lambda L: L.Dense(3, kernel_constraint="max_norm"), [rv.Dense(3, max_norm=2.0)]),
+    "non_negative": (
+        lambda L: L.Dense(3, kernel_constraint="non_neg"),
+        [rv.Dense(3, non_negative=True)],
+    ),
+    "object": (lambda L: L.Dense(3, L.LeakyReLU()), [rv.Dense(3, rv.activations.LeakyReLU(0.3))]),
+    "norm": (lambda L: L.BatchNormalization(), [rv.BatchNorm(momentum=1 - 0.99, eps=1e-3)]),
+    "layer_norm": (lambda L: L.LayerNormalization(), [rv.LayerNorm(eps=1e-3)]),
+    "dropout": (lambda L: L.Dropout(0.3), [rv.Dropout(0.3)]),
+    "noise": (lambda L: L.GaussianNoise(0.3), [rv.GaussianNoise(0.3)]),
+    "relu": (lambda L: L.ReLU(), [rv.Activation("relu")]),
+    "leaky": (lambda L: L.LeakyReLU(), [rv.Activation(rv.activations.LeakyReLU(0.3))]),
+    "negative": (
+        lambda L: L.ReLU(negative_slope=0.5),
+        [rv.Activation(rv.activations.LeakyReLU(0.5))],
+    ),
+    "elu": (lambda L: L.ELU(0.5), [rv.Activation(rv.activations.ELU(0.5))]),
+    "prelu": (lambda L: L.PReLU(shared_axes=[1]), [rv.Activation("prelu")]),
+    "softmax": (lambda L: L.Softmax(), [rv.Softmax()]),
+    "identity": (lambda L: L.Identity(), []),
+    "activation": (lambda L: L.Activation("gelu"), [rv.Activation("gelu")]),
+}
+
+
+def keras_model(keras, layers, dtype="float32", shape=(4,)):
+    """A Sequential all of whose numbers have been moved from where they start."""
+    rng = np.random.default_rng(0)
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = keras.Sequential([keras.Input(shape), *layers(keras.layers)])
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for weight in model.weights:
+            if weight.name not in ("count", "seed_generator_state"):
+                weight.assign(rng.uniform(0.3, 2.0, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("case", KERAS_LAYERS)
+def test_layers_of_keras_become_layers(keras, case, dtype):
+    make, layers = KERAS_LAYERS[case]
+    theirs = keras_model(keras, lambda L: [make(L), L.Dense(2)], dtype)
+    model = rv.from_keras(theirs)
+    assert list(model.layers) == [*layers, rv.Dense(2)]
+    assert model.dtype == dtype
+    close(model, keras_numbers(keras, theirs, rows(model)), rows(model))
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+@pytest.mark.parametrize("name", KERAS_ACTIVATIONS)
+def test_activations_of_keras_become_activations(keras, name, dtype):
+    theirs = keras_model(keras, lambda L: [L.Dense(6, name), L.Dense(3, name)], dtype)
+    for weight in theirs.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    model = rv.from_keras(theirs)
+    assert [layer.activation for layer in model.layers] == [KERAS_ACTIVATIONS[name]] * 2
+    close(model, keras_numbers(keras, theirs, rows(model)), rows(model))
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+def test_normalization_of_keras_becomes_standardize(keras, dtype):
+    def layers(L):
+        return [L.Normalization(), L.Dense(3), L.Normalization(invert=True)]
+
+    theirs = keras_model(keras, layers, dtype)
+    # A constant column, which Keras divides by its epsilon.
+    theirs.layers[0].variance[0, 3] = 0.0
+    model = rv.from_keras(theirs)
+    assert model.layers == (rv.Standardize(), rv.Dense(3), rv.Standardize(of="targets"))
+    inputs = rows(model)
+    close(model, keras_numbers(keras, theirs, inputs), inputs)
+    one = keras_model(keras, lambda L: [L.Normalization(None, mean=2.0, variance=9.0)], dtype)
+    assert rv.from_keras(one).parameters()["0.running_var"].tolist() == [9.0] * 4
+    close(rv.from_keras(one), keras_numbers(keras, one, inputs), inputs)
+
+
+def test_flat_functional_and_nested_models_of_keras_are_taken(keras):
+    flat = keras_model(keras, lambda L: [L.Flatten(), L.Dense(3, "tanh")], shape=(2, 5))
+    model = rv.from_keras(flat)
+    assert model.input_size == 10
+    close(model, keras_numbers(keras, flat, rows(model)), rows(model))
+    inputs = keras.Input((2, 5))
+    output = keras.layers.Dense(2)(keras.layers.Dropout(0.5)(flat(inputs)))
+    for nested in (keras.Model(inputs, output), keras.Sequential([flat, keras.layers.Dense(2)])):
+        model = rv.from_keras(nested)
+        assert model.layers[0] == rv.Dense(3, "tanh")
+        close(model, keras_numbers(keras, nested, rows(model)), rows(model))
+
+
+def test_models_of_keras_without_counterpart_are_refused_with_their_place(keras):
+    L = keras.layers
+
+    class Doubled(L.Dense):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    class Net(keras.Sequential):
+        def call(self, inputs):
+            return inputs
+
+    scaled = L.LayerNormalization()
+    scaled.rms_scaling = True
+    cases = {
+        "got Doubled": Doubled(4),
+        "got AlphaDropout": L.AlphaDropout(0.1),
+        "got exponential": L.Dense(4, "exponential"),
+        "got <lambda>": L.Dense(4, activation=lambda x: x),
+        "a ReLU without max_value": L.ReLU(max_value=6),
+        "one slope for all units": L.PReLU(),
+        "rms_scaling": scaled,
+        "expected rate|rate: expected a finite number": L.Dropout(1.0),
+        "the policy 'mixed_float16'": L.Dense(4, dtype="mixed_float16"),
+    }
+    for message, layer in cases.items():
+        layer.name = "culprit"
+        for model in (
+            keras.Sequential([keras.Input((4,)), L.Dense(4), layer]),
+            keras.Sequential([keras.Input((4,)), keras.Sequential([layer], name="inner")]),
+        ):
+            with pytest.raises(
+                rv.ArgumentError, match=rf"^model: (layer 'inner': )?layer 'culprit': .*({message})"
+            ):
+                rv.from_keras(model)
+    x = keras.Input((4,))
+    a, b = L.Dense(3)(x), L.Dense(3)(x)
+    models = {
+        "got 'sum' with 2 inputs": keras.Model(x, L.Add(name="sum")([a, b])),
+        "got 1 and 2": keras.Model(x, [a, b]),
+        "called with training=True": keras.Model(x, L.Dropout(0.5)(a, training=True)),
+        "give it an Input": keras.Sequential([L.Dense(3)]),
+        "got Net": Net([keras.Input((4,)), L.Dense(3)]),
+        "expected a Flatten": keras.Sequential([keras.Input((4, 3)), L.Dense(3), L.Flatten()]),
+        "a known shape": keras.Sequential([keras.Input((None, 3)), L.Dense(3)]),
+        "float32 and float64": keras.Sequential(
+            [keras.Input((4,), dtype="float64"), L.Dense(3, dtype="float64"), L.ReLU()]
+        ),
+        "got float32 and float64": keras.Sequential(
+            [keras.Input((4,)), L.Dense(3, dtype="float64")]
+        ),
+        "axis=-1, got 0": keras.Sequential([keras.Input((4,)), L.Dense(3), L.Softmax(axis=0)]),
+        "axis=-1, the features, got 0": keras.Sequential(
+            [keras.Input((4,), batch_size=2), L.BatchNormalization(axis=0), L.Dense(3)]
+        ),
+        r"layers\[1\]: expected Standardize": keras.Sequential(
+            [keras.Input((4,)), L.Dense(3), L.Normalization()]
+        ),
+        "got bfloat16": keras.Sequential([keras.Input((4,)), L.Dense(3, dtype="bfloat16")]),
+    }
+    for message, model in models.items():
+        with pytest.raises(rv.ArgumentError, match=message):
+            rv.from_keras(model)
+    for value in (7, L.Dense(3), keras.Sequential):
+        with pytest.raises(rv.DTypeError, match=r"model: expected a keras\.Model, got"):
+            rv.from_keras(value)
+
+
+def test_what_only_keras_has_in_training_is_logged(keras, caplog):
+    def layers(L):
+        frozen = L.Dense(3, bias_constraint="non_neg", kernel_regularizer="orthogonal_regularizer")
+        frozen.trainable = False
+        return [
+            L.BatchNormalization(center=False, gamma_regularizer="l2"),
+            L.Dense(4, activity_regularizer="l2", kernel_constraint="unit_norm"),
+            frozen,
+        ]
+
+    theirs = keras_model(keras, layers)
+    names = [layer.name for layer in theirs.layers]
+    model = rv.from_keras(theirs)
+    close(model, keras_numbers(keras, theirs, rows(model)), rows(model))
+    texts = [record.getMessage() for record in caplog.records]
+    expected = [
+        (0, "gamma_regularizer"),
+        (0, "has no beta"),
+        (1, "activity_regularizer=L2"),
+        (1, "kernel_constraint=UnitNorm"),
+        (2, "bias_constraint=NonNeg"),
+        (2, "kernel_regularizer=OrthogonalRegularizer"),
+        (2, "it has frozen parameters"),
+    ]
+    assert len(texts) == len(expected)
+    for text, (number, what) in zip(texts, expected, strict=True):
+        assert text.startswith(f"from_keras: layer {names[number]!r}: {what}")

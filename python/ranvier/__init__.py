@@ -45,7 +45,7 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .interchange import from_sklearn, from_torch
+from .interchange import from_keras, from_sklearn, from_torch
 from .layers import (
     Activation,
     BatchNorm,
@@ -107,6 +107,7 @@ __all__ = [
     "datasets",
     "errors",
     "fit_many",
+    "from_keras",
     "from_sklearn",
     "from_torch",
     "get_num_threads",

@@ -1,6 +1,6 @@
 """Models of other frameworks, taken over with their weights.
 
-`from_torch` and `from_sklearn` make a `ranvier.Sequential`; `Sequential.to_torch` and
+`from_torch`, `from_keras` and `from_sklearn` make a `ranvier.Sequential`; `Sequential.to_torch` and
 `Sequential.to_sklearn` go the other way. One rule holds for all of them. Predictions are equal up
 to rounding, 1e-6 of the largest output in float32 and 1e-12 in float64 (more where layers amplify
 it, as by cancellation), or the model is refused, with the name of the layer that stands in the way.
@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 from ..model import Sequential
 
 if TYPE_CHECKING:
+    import keras
     import torch
 
-__all__ = ["from_sklearn", "from_torch"]
+__all__ = ["from_keras", "from_sklearn", "from_torch"]
 
 
 def from_torch(module: torch.nn.Module) -> Sequential:
@@ -63,6 +64,41 @@ def from_torch(module: torch.nn.Module) -> Sequential:
     from ._torch import from_torch as convert
 
     return convert(module)
+
+
+def from_keras(model: keras.Model) -> Sequential:
+    """The model of a `keras.Sequential`, or of a functional model that is a chain; Keras 3.
+
+    Args:
+        model: of the layers Dense, Dropout, GaussianNoise, BatchNormalization, LayerNormalization,
+            Normalization (the first layer, or with invert=True the last), Activation, ReLU,
+            LeakyReLU, ELU, PReLU (one slope), Softmax, Identity, InputLayer, Flatten, and of such
+            models. Any backend, in float32 or float64. Behind a Flatten the model takes rows that
+            are flat already.
+
+    Returns:
+        The model. l1, l2, MaxNorm and NonNeg of a kernel become the options of its Dense;
+        BatchNorm's momentum is 1 minus Keras's; Normalization becomes Standardize.
+
+    Raises:
+        ArgumentError: another layer, a subclass, a branch, mixed precision, a model that does not
+            know its input's shape; the message says where.
+        DTypeError: `model` is no model of Keras's.
+        MissingDependencyError: Keras is not installed.
+
+    Example:
+        >>> import keras
+        >>> import ranvier as rv
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, "relu")])
+        >>> rv.from_keras(model).layers
+        (Dense(8, activation='relu'),)
+
+    But for TensorFlow's backend, Keras computes the products of layers in float64 in float32;
+    ranvier does not.
+    """
+    from ._keras import from_keras as convert
+
+    return convert(model)
 
 
 def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
