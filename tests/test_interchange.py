@@ -106,6 +106,15 @@ def model_of(*layers):
     return rv.Sequential(list(layers), input_size=5, dtype="float64")
 
 
+def trained(dtype):
+    """A classifier of digits, and their pixels."""
+    inputs, y = rv.datasets.load_digits()
+    layers = [rv.Standardize(), rv.Dense(128, "relu"), rv.Dense(64, "relu"), rv.Dense(10)]
+    model = rv.Sequential(layers, dtype=dtype)
+    model.fit(inputs, y, loss="cross_entropy", epochs=5)
+    return model, inputs.astype(dtype)
+
+
 # ---------------------------------------------------------------- without them
 
 CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch", "from_keras"]
@@ -311,6 +320,14 @@ def test_a_model_becomes_a_classifier_of_labels_in_any_order(outputs, classes, s
         assert error(rv.from_sklearn(made).predict(inputs)[:, columns], model.predict(inputs)) == 0
 
 
+@pytest.mark.parametrize("dtype", EQUAL)
+def test_a_trained_model_predicts_alike_in_scikit_learn(dtype):
+    model, inputs = trained(dtype)
+    made = model.to_sklearn(range(10))
+    assert error(made.predict_proba(inputs), probabilities(model, inputs)) <= EQUAL[dtype]
+    assert (made.predict(inputs) == model.predict(inputs).argmax(axis=1)).all()
+
+
 @pytest.mark.parametrize("squash", [None, rv.Activation("sigmoid")], ids=repr)
 def test_a_model_becomes_a_classifier_of_several_labels(squash):
     model = head(3, squash)
@@ -351,6 +368,10 @@ def test_what_is_made_has_every_attribute_of_a_fit(case):
         assert getattr(made, name) == getattr(fit, name)
     assert (made.n_iter_, made.t_, made.loss_curve_) == (0, 0, [])
     assert np.isnan(made.loss_)
+    # To which scikit-learn returns where no validation score is the best.
+    for best, value in zip(made._best_coefs, made.coefs_, strict=True):
+        assert np.array_equal(best, value)
+        assert best is not value
 
 
 @pytest.mark.parametrize(
@@ -404,7 +425,8 @@ def test_what_is_made_goes_on_by_partial_fit_pickles_and_clones(case):
 
 def test_a_random_state_is_not_advanced():
     state = np.random.RandomState(3)
-    head(1, None).to_sklearn(random_state=state)
+    made = head(1, None).to_sklearn(random_state=state)
+    assert made._random_state is state
     assert state.randint(10**9) == np.random.RandomState(3).randint(10**9)
 
 
@@ -446,6 +468,7 @@ def test_a_network_that_scikit_learn_cannot_express_is_refused_by_its_layer(laye
         (2, {"classes": [0.5, 1.5]}, "classes: expected a list of labels"),
         (2, {"classes": 2}, "classes: expected a list of labels"),
         (2, {"classes": [[0, 1], [1, 0]]}, "classes: expected a list of labels"),
+        (2, {"classes": [[0], [1, 0]]}, "classes: expected a list of labels"),
         (2, {"classes": []}, "classes: expected a list of labels"),
         (3, {"classes": [0, 1, 2], "multilabel": True}, "classes: expected None"),
         (1, {"multilabel": True}, "multilabel: expected a model of two or more outputs"),
@@ -524,6 +547,9 @@ def test_a_drop_in_becomes_scikit_learns_own_and_comes_back(case):
     if theirs.solver != "lbfgs":
         theirs.partial_fit(X, FITS[case][1])
         back.partial_fit(X, FITS[case][1])
+        # Both from the coefficients, with moments that start anew.
+        np.testing.assert_allclose(back.coefs_[0], theirs.coefs_[0], rtol=1e-9, atol=1e-12)
+        assert not hasattr(type(ours).from_sklearn(theirs), "_optimizer")
     for value, expected in zip(ours.coefs_, before, strict=True):
         assert np.array_equal(value, expected)
 
@@ -614,17 +640,19 @@ def test_any_model_goes_to_torch_and_comes_back(torch, layers, input_size, dtype
 
 
 @pytest.mark.parametrize("dtype", EQUAL)
-def test_a_trained_model_predicts_alike_in_torch_and_scikit_learn(torch, dtype):
-    inputs, y = rv.datasets.load_digits()
-    inputs = inputs.astype(dtype)
-    layers = [rv.Standardize(), rv.Dense(128, "relu"), rv.Dense(64, "relu"), rv.Dense(10)]
-    model = rv.Sequential(layers, dtype=dtype)
-    model.fit(inputs, y, loss="cross_entropy", epochs=5)
-    z = model.predict(inputs)
-    assert error(theirs(torch, model.to_torch(), inputs), z) <= EQUAL[dtype]
-    made = model.to_sklearn(range(10))
-    assert error(made.predict_proba(inputs), probabilities(model, inputs)) <= EQUAL[dtype]
-    assert (made.predict(inputs) == z.argmax(axis=1)).all()
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+def test_activations_are_equal_in_torch_far_out_too(torch, activation, dtype):
+    model = rv.Sequential([rv.Activation(activation)], input_size=1, dtype=dtype)
+    far = np.concatenate([np.linspace(-60, 60, 601), [-1e30, -1e4, -90.0, 90.0, 1e4, 1e30]])
+    inputs = far.astype(dtype)[:, np.newaxis]
+    got, expected = theirs(torch, model.to_torch(), inputs), model.predict(inputs)
+    np.testing.assert_allclose(got, expected, rtol=EQUAL[dtype], atol=EQUAL[dtype])
+
+
+@pytest.mark.parametrize("dtype", EQUAL)
+def test_a_trained_model_predicts_alike_in_torch(torch, dtype):
+    model, inputs = trained(dtype)
+    assert error(theirs(torch, model.to_torch(), inputs), model.predict(inputs)) <= EQUAL[dtype]
 
 
 # The slope of torch's Hardsigmoid is 1/6 in float32 only, in float64 too.

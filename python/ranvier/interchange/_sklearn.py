@@ -173,9 +173,9 @@ class _Network:
 
 def _labels(classes: Any) -> tuple[Any, Array]:
     """A fitted LabelBinarizer, and where each of its classes is in `classes`."""
-    labels = np.asarray(classes)
     binarizer = LabelBinarizer()
     try:
+        labels = np.asarray(classes)
         if labels.ndim != 1:
             raise ValueError(f"{labels.ndim} dimension(s)")
         binarizer.fit(labels)
