@@ -535,12 +535,13 @@ def test_a_drop_in_becomes_scikit_learns_own_and_comes_back(case):
     ours = fitted(case, home=ranvier.sklearn)
     theirs = ours.to_sklearn()
     assert type(theirs) is getattr(neural_network, FITS[case][0])
-    assert theirs.get_params() == ours.get_params()
+    shared = theirs.get_params()
+    assert shared == {name: value for name, value in ours.get_params().items() if name in shared}
     back = type(ours).from_sklearn(theirs)
     assert type(back) is type(ours)
     for estimator in (theirs, back):
         assert np.array_equal(estimator.predict(X), ours.predict(X))
-        assert set(vars(estimator)) == set(vars(ours)) - {"_run"}
+        assert set(vars(ours)) - set(vars(estimator)) - set(ours.get_params()) <= OURS
         assert b"ranvier" not in pickle.dumps(theirs)
     # Training one leaves the others alone.
     before = [value.copy() for value in ours.coefs_]
@@ -574,19 +575,22 @@ def test_a_random_state_stays_shared_with_the_parameter():
     assert theirs.random_state is not ours.random_state
 
 
+# What drives a training, and what the drop-ins have beside coefs_ and intercepts_.
+OURS = {"_run", "_loss", "_layers", "_extra", "_best_extra", "validation_loss_curve_"}
+
+
 class More(ranvier.sklearn.MLPRegressor):
     """A drop-in with a parameter that scikit-learn does not have."""
 
-    def __init__(self, max_iter=2, solver="adam", dropout=0.0, masks=None):
+    def __init__(self, max_iter=2, solver="adam", masks=None):
         super().__init__(max_iter=max_iter, solver=solver)
-        self.dropout = dropout
         self.masks = masks
 
 
 def test_parameters_that_scikit_learn_does_not_have_are_refused_where_they_are_used():
     plain = More().fit(X, VALUES)
     assert np.array_equal(plain.to_sklearn().predict(X), plain.predict(X))
-    for options in ({"dropout": 0.5}, {"masks": np.zeros(3)}, {"masks": [1]}):
+    for options in ({"masks": np.zeros(3)}, {"masks": [1]}):
         with pytest.raises(rv.ArgumentError, match=f"to_sklearn: .*{next(iter(options))}="):
             More(**options).fit(X, VALUES).to_sklearn()
         with pytest.raises(rv.ArgumentError, match=f"estimator: .*{next(iter(options))}="):
@@ -1175,3 +1179,13 @@ def test_what_only_keras_has_in_training_is_logged(keras, caplog):
     assert len(texts) == len(expected)
     for text, (number, what) in zip(texts, expected, strict=True):
         assert text.startswith(f"from_keras: layer {names[number]!r}: {what}")
+
+
+def test_a_drop_in_with_layers_of_its_own_becomes_its_network():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    estimator = ranvier.sklearn.MLPRegressor(
+        "squared_error", 5, normalization="layer", dropout=0.1, max_iter=3, random_state=0
+    )
+    model = rv.from_sklearn(estimator.fit(X, X[:, 0]))
+    assert [type(layer) for layer in model.layers][1] is rv.LayerNorm
+    np.testing.assert_array_equal(model.predict(X)[:, 0], estimator.predict(X))

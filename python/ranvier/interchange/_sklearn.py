@@ -26,10 +26,10 @@ except ImportError as error:
     ) from error
 
 from ..sklearn._interchange import plain_parameters
-from ..sklearn._training import _ACTIVATIONS
+from ..sklearn._options import ACTIVATIONS
 
 # scikit-learn's names, by ours.
-_NAMES = {ours or "identity": theirs for theirs, ours in _ACTIVATIONS.items()}
+_NAMES = {ours or "identity": theirs for theirs, ours in ACTIVATIONS.items()}
 
 
 # ---------------------------------------------------------------- from scikit-learn
@@ -70,6 +70,11 @@ def from_sklearn(estimator: Any, probabilities: bool) -> Sequential:
                 "expected a fitted MLPClassifier or MLPRegressor, alone or behind a "
                 f"StandardScaler in a Pipeline, got {type(mlp).__name__}"
             )
+    alone = inputs is None and targets is None and not probabilities
+    if alone and getattr(mlp, "_layers", None) is not None:
+        # A drop-in with layers that scikit-learn has not.
+        network: Sequential = mlp.model_
+        return network
     plain_parameters(mlp, "estimator")
     if probabilities and not is_classifier(mlp):
         raise ArgumentError("probabilities: expected False for a regressor, got True")
@@ -80,7 +85,8 @@ def from_sklearn(estimator: Any, probabilities: bool) -> Sequential:
             features = len(mlp.coefs_[0])
             statistics = _statistics(inputs, features, dtype)
             stack.add(Standardize(), features, statistics)
-        hidden = [_ACTIVATIONS[mlp.activation]] * (len(mlp.coefs_) - 1)
+        name = ACTIVATIONS[mlp.activation]
+        hidden = [None if name == "identity" else name] * (len(mlp.coefs_) - 1)
         for activation, weight, bias in zip(
             [*hidden, None], mlp.coefs_, mlp.intercepts_, strict=True
         ):
@@ -89,7 +95,7 @@ def from_sklearn(estimator: Any, probabilities: bool) -> Sequential:
             )
         if probabilities:
             softmax = mlp.out_activation_ == "softmax"
-            stack.add(Softmax() if softmax else Activation(_ACTIVATIONS[mlp.out_activation_]))
+            stack.add(Softmax() if softmax else Activation(ACTIVATIONS[mlp.out_activation_]))
         if targets is not None:
             outputs = mlp.n_outputs_
             statistics = _statistics(targets, outputs, dtype)

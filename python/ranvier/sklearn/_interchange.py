@@ -45,6 +45,17 @@ def plain_parameters(estimator: Any, name: str) -> dict[str, Any]:
     return parameters
 
 
+# The moments of scikit-learn's, and what the drop-ins have beside coefs_ and intercepts_.
+_OF_TRAINING = (
+    "_optimizer",
+    "_loss",
+    "_layers",
+    "_extra",
+    "_best_extra",
+    "validation_loss_curve_",
+)
+
+
 def _become(estimator: Any, kind: Any, name: str) -> Any:
     """A fitted estimator of class `kind` with parameters and attributes of its own."""
     parameters = plain_parameters(estimator, name)
@@ -54,7 +65,7 @@ def _become(estimator: Any, kind: Any, name: str) -> Any:
         for attribute, value in vars(estimator).items()
         # What drives a training stays behind: the core's network, scikit-learn's moments.
         if attribute not in given
-        and attribute != "_optimizer"
+        and attribute not in _OF_TRAINING
         and not type(value).__module__.startswith("ranvier.")
     }
     # As one, so that what they share stays shared.
@@ -120,4 +131,5 @@ class Interchange:
                 f"got {type(estimator).__name__}"
             )
         made: Self = _become(estimator, cls, "estimator")
+        vars(made)["validation_loss_curve_"] = None
         return made
