@@ -141,3 +141,35 @@ def test_growth_finds_a_cliff(benches):
 
     assert cliffs([32, 33, 64], [1.0, 1.9, 2.0]) == [(1, pytest.approx(1.84, abs=0.01))]
     assert cliffs([32, 64, 128], [1.0, 4.0, 16.0]) == []
+
+
+def test_tables_are_scored_beside_scikit_learns_estimators(benches, capsys):
+    import tables
+
+    ((name, outcomes),) = tables.accuracy(["iris"], seeds=2).items()
+    assert name == "iris"
+    assert list(outcomes) == ["ranvier", "sklearn MLP", "boosting", "forest"]
+    assert all(len(o.scores) == 2 and min(o.scores) > 0.8 for o in outcomes.values())
+    shown = capsys.readouterr().out
+    assert "mean rank" in shown
+    assert "below the MLP by more than a standard error: 0 of 1" in shown
+
+
+def test_ranks_and_differences_of_tables(benches):
+    from tables import Outcome, differences, ranks
+
+    a, b, c = (Outcome(scores) for scores in ([0.9, 0.7], [0.8, 0.8], [0.5, 0.7]))
+    assert ranks({"a": a, "b": b, "c": c}) == {"a": 1.5, "b": 1.5, "c": 3.0}
+    mean, error = differences(a, c)
+    assert mean == pytest.approx(0.2)
+    assert error == pytest.approx(0.2)
+
+
+def test_wrong_usage_of_tables_is_refused(benches, monkeypatch, capsys):
+    import tables
+
+    for arguments, words in ((["--tables", "isir"], "expected some of iris"), (["x"], "part:")):
+        monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
+        with pytest.raises(SystemExit):
+            tables.main()
+        assert words in capsys.readouterr().err
