@@ -57,7 +57,10 @@ CASES = {
         CANCER,
         {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.2, "tol": 0.01},
     ),
-    # Probabilities saturate at first: the loss that is reported clips them.
+    # Probabilities saturate: the loss that is reported rounds and clips them.
+    "saturated-binary": ("MLPClassifier", datasets.load_breast_cancer(return_X_y=True), {}),
+    "saturated-classes": ("MLPClassifier", (1000 * DIGITS[0], DIGITS[1]), {"max_iter": 20}),
+    "saturated-labels": ("MLPClassifier", (100 * SEVERAL[0], SEVERAL[1]), {"max_iter": 20}),
     "invscaling": (
         "MLPClassifier",
         DIGITS,

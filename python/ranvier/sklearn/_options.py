@@ -332,7 +332,7 @@ def loss_of(estimator: Any) -> Loss | CustomLoss | None:
 
 def trained_loss(
     estimator: Any, loss: Loss | CustomLoss | None
-) -> tuple[Loss | CustomLoss, tuple[float, float, bool]]:
+) -> tuple[Loss | CustomLoss, tuple[float, float, bool, bool]]:
     """The loss of the training, and by what scikit-learn's and its gradient differ from ours."""
     several = estimator.n_outputs_
     squashed = estimator.out_activation_
@@ -343,14 +343,14 @@ def trained_loss(
     if isinstance(loss, BinaryCrossEntropy) and squashed != "logistic":
         raise ArgumentError(f"loss: expected CrossEntropy for more than two classes, got {loss!r}")
     if loss is not None:
-        return loss, (1.0, 1.0, True)
+        return loss, (1.0, 1.0, True, False)
     if squashed == "softmax":
-        return CrossEntropy(), (1.0, 1.0, True)
+        return CrossEntropy(), (1.0, 1.0, True, True)
     if squashed == "logistic":
-        return BinaryCrossEntropy(), (float(several), float(several), True)
+        return BinaryCrossEntropy(), (float(several), float(several), True, True)
     if squashed == "exp":
-        return Poisson(), (float(several), float(several), True)
-    return MSE(), (0.5, 0.5 * several, True)
+        return Poisson(), (float(several), float(several), True, False)
+    return MSE(), (0.5, 0.5 * several, True, False)
 
 
 def outputs_of(loss: Loss | CustomLoss | None, targets: int) -> int:

@@ -56,8 +56,9 @@ pub struct PlanSpec {
     /// (share, seed)
     split: Option<(f64, u64)>,
     loss: AnyLoss,
-    /// Factors of the loss and of its gradient, and whether penalties go by the batch; None for our own.
-    convention: Option<(f64, f64, bool)>,
+    /// Factors of the loss and of its gradient, whether penalties go by the batch, and whether the log-loss clips; None
+    /// for our own.
+    convention: Option<(f64, f64, bool, bool)>,
     /// (name, option)
     metrics: Vec<(String, f64)>,
     /// None goes on with what the file had in progress.
@@ -344,10 +345,11 @@ impl Trainer {
                 objective: objective(loss.as_ref()),
                 convention: plan.convention.map_or(
                     Convention::OURS,
-                    |(loss, gradient, by_batch)| Convention {
+                    |(loss, gradient, by_batch, clips)| Convention {
                         loss,
                         gradient,
                         by_batch,
+                        clips,
                     },
                 ),
                 metrics: &metrics,

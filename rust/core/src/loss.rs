@@ -220,47 +220,101 @@ impl Loss {
 }
 
 impl Loss {
-    /// What the classification losses of `rows` rows have beyond those of probabilities that are clipped to at least the
-    /// type's epsilon: weighted, summed over rows and outputs. Few rows have any.
-    pub fn excess<F: Element>(
+    /// The log-loss of probabilities that are rounded and clipped to [ε, 1 − ε], as scikit-learn reports it: weighted,
+    /// summed over rows and outputs. None where it is ours but for rounding.
+    pub fn of_probabilities<F: Element>(
         &self,
         output: &[F],
         target: Target<'_, F>,
         weights: Option<&[f64]>,
         rows: usize,
-    ) -> f64 {
+    ) -> Option<f64> {
         let outputs = output.len() / rows.max(1);
-        let most = -ln(F::EPSILON);
-        let beyond = |loss: f64| if loss > most { loss - most } else { 0.0 };
-        let row = |row: usize| {
-            let z = &output[row * outputs..(row + 1) * outputs];
-            match (self, target) {
-                (Self::CrossEntropy { .. }, Target::Labels(labels)) => {
-                    let label = z[(labels[row] as usize).min(outputs - 1)].to_f64();
-                    let largest = z.iter().map(|z| z.to_f64()).fold(label, f64::max);
-                    if largest - label < most - 1.0 - ln(outputs as f64) {
-                        return 0.0;
-                    }
-                    let sum: f64 = z.iter().map(|z| exp(z.to_f64() - largest)).sum();
-                    beyond(largest - label + ln(sum))
+        let mut sum = 0.0;
+        match (self, target) {
+            (Self::CrossEntropy { .. }, Target::Labels(labels)) => {
+                let near = -ln(F::EPSILON) - 1.0 - ln(outputs as f64);
+                let clipped = output.chunks_exact(outputs).zip(labels).any(|(z, &label)| {
+                    let label = z[(label as usize).min(outputs - 1)];
+                    z.iter().any(|&z| (z - label).to_f64() > near)
+                });
+                if !clipped {
+                    return None;
                 }
-                (Self::BinaryCrossEntropy { .. }, Target::Values(y)) => {
-                    let y = &y[row * outputs..(row + 1) * outputs];
-                    let terms = z.iter().zip(y).map(|(z, y)| {
-                        let (z, y) = (z.to_f64(), y.to_f64());
-                        // Beyond the limit softplus is the identity.
-                        y * beyond(-z) + (1.0 - y) * beyond(z)
-                    });
-                    terms.sum()
-                }
-                _ => 0.0,
+                categorical_of_probabilities(output, labels, weights, &mut sum);
             }
-        };
-        let weight = |row: usize| weights.map_or(1.0, |weights| weights[row]);
-        (0..rows)
-            .filter(|&i| weight(i) > 0.0)
-            .map(|i| weight(i) * row(i))
-            .sum()
+            (Self::BinaryCrossEntropy { .. }, Target::Values(y)) => {
+                binary_of_probabilities(output, &y[..output.len()], weights, outputs, &mut sum);
+            }
+            _ => return None,
+        }
+        Some(sum)
+    }
+}
+
+/// p, or what is nearest to it in [ε, 1 − ε].
+#[inline(always)]
+fn clipped<F: Element>(p: F) -> F {
+    let (least, most) = (F::of(F::EPSILON), F::of(1.0 - F::EPSILON));
+    if p < least {
+        least
+    } else if p > most {
+        most
+    } else {
+        p
+    }
+}
+
+kernel! {
+    fn categorical_of_probabilities[F: Element](
+        output: &[F],
+        labels: &[u32],
+        weights: Option<&[f64]>,
+        sum: &mut f64,
+    )[F] {
+        let outputs = output.len() / labels.len();
+        for (row, (z, &label)) in output.chunks_exact(outputs).zip(labels).enumerate() {
+            let weight = weights.map_or(1.0, |w| w[row]);
+            if weight <= 0.0 {
+                continue;
+            }
+            let mut largest = z[0];
+            for &z in z {
+                largest = maximum(largest, z);
+            }
+            let mut whole = F::ZERO;
+            for &z in z {
+                whole += exp(z - largest);
+            }
+            let label = z[(label as usize).min(outputs - 1)];
+            *sum -= weight * ln(clipped(exp(label - largest) / whole)).to_f64();
+        }
+    }
+}
+
+kernel! {
+    fn binary_of_probabilities[F: Element](
+        output: &[F],
+        target: &[F],
+        weights: Option<&[f64]>,
+        outputs: usize,
+        sum: &mut f64,
+    )[F] {
+        let mut sums = [0.0; lanes::COUNT];
+        let parts = output.chunks(lanes::COUNT).zip(target.chunks(lanes::COUNT));
+        for (part, (z, y)) in parts.enumerate() {
+            let mut terms = [F::ZERO; lanes::COUNT];
+            for ((term, &z), &y) in terms.iter_mut().zip(z).zip(y) {
+                // scikit-learn's own formula, whose rounding counts near 1.
+                let p = clipped(F::ONE / (F::ONE + exp(-z)));
+                *term = y * ln(p) + (F::ONE - y) * ln(F::ONE - p);
+            }
+            for (i, (lane, term)) in sums.iter_mut().zip(&terms[..z.len()]).enumerate() {
+                let weight = weights.map_or(1.0, |w| w[(part * lanes::COUNT + i) / outputs]);
+                *lane -= if weight > 0.0 { weight * term.to_f64() } else { 0.0 };
+            }
+        }
+        *sum = lanes::total(sums);
     }
 }
 

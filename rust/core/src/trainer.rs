@@ -31,9 +31,10 @@ pub struct Convention {
     /// Factors of the loss and of its gradient.
     pub loss: f64,
     pub gradient: f64,
-    /// Whether penalties are divided by the weight of the batch, an epoch's loss is the mean over rows, and
-    /// probabilities are clipped in the loss.
+    /// Whether penalties are divided by the weight of the batch, and an epoch's loss is the mean over rows.
     pub by_batch: bool,
+    /// Whether the reported log-loss is that of clipped probabilities, summed over outputs.
+    pub clips: bool,
 }
 
 impl Convention {
@@ -41,6 +42,7 @@ impl Convention {
         loss: 1.0,
         gradient: 1.0,
         by_batch: false,
+        clips: false,
     };
 
     fn scale<F: Element>(&self, gradient: &mut [F]) {
@@ -61,14 +63,14 @@ impl Convention {
         (targets, rows): (&BatchTargets<F>, usize),
         whole: f64,
     ) -> f64 {
-        let excess = match objective {
-            Objective::Core(loss) if self.by_batch => {
+        let clipped = match objective {
+            Objective::Core(loss) if self.clips => {
                 let (target, weights) = (targets.target(0..rows), targets.weights(0..rows));
-                loss.excess(output, target, weights, rows)
+                loss.of_probabilities(output, target, weights, rows)
             }
-            _ => 0.0,
+            _ => None,
         };
-        self.loss * ours - excess / whole
+        clipped.map_or(self.loss * ours, |sum| sum / whole)
     }
 
     /// Factor of the penalties in a batch of this weight.
