@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench tables ulp crash large golden
+.PHONY: help build check test demo bench estimators tables ulp crash large golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -18,6 +18,9 @@ demo: ## install and run the main job
 
 bench: ## install the peers, time everything beside them (tens of minutes)
 	pip install ".[peers]" && python benches/compare.py && cargo bench --workspace
+
+estimators: ## speed of the drop-ins beside scikit-learn's own (minutes)
+	pip install ".[test]" && python benches/estimators.py
 
 tables: ## accuracy and coverage of the tabular estimators beside scikit-learn's (tens of minutes)
 	pip install ".[test]" && python benches/tables.py

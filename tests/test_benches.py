@@ -173,3 +173,14 @@ def test_wrong_usage_of_tables_is_refused(benches, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             tables.main()
         assert words in capsys.readouterr().err
+
+
+def test_the_drop_ins_are_compared():
+    done = run("estimators.py", "--data", "wine", "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    *_, wide, narrow = done.stdout.splitlines()
+    for line, dtype in ((wide, "float64"), (narrow, "float32")):
+        name, kind, *figures = line.split()
+        assert (name, kind) == ("wine", dtype)
+        theirs, ours, ratio = map(float, figures[:3])
+        assert ratio == pytest.approx(theirs / ours, rel=0.05)

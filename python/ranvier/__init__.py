@@ -11,7 +11,8 @@ right means.
     (1797, 10)
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from . import (
     activations,
@@ -19,8 +20,6 @@ from . import (
     datasets,
     errors,
     initializers,
-    inspection,
-    interchange,
     losses,
     metrics,
     optimizers,
@@ -45,7 +44,6 @@ from .errors import (
     ShapeError,
 )
 from .history import History
-from .interchange import from_keras, from_sklearn, from_torch
 from .layers import (
     Activation,
     BatchNorm,
@@ -60,6 +58,10 @@ from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, Tensor
 from .model import Gradients, Sequential, load
 from .optimizers import LBFGS, SGD, Adam, AdamW, LevenbergMarquardt
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from . import inspection, interchange, reference
+    from .interchange import from_keras, from_sklearn, from_torch
 
 __all__ = [
     "LBFGS",
@@ -125,10 +127,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The reference is for reading and checking: it is imported when it is asked for.
-    if name == "reference":
-        from importlib import import_module
+# Imported when they are asked for: most programs need none of them.
+_MODULES = ("inspection", "interchange", "reference")
+_FUNCTIONS = ("from_keras", "from_sklearn", "from_torch")
 
-        return import_module("ranvier.reference")
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"ranvier.{name}")
+    if name in _FUNCTIONS:
+        return getattr(import_module("ranvier.interchange"), name)
     raise AttributeError(f"module 'ranvier' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

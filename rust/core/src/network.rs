@@ -299,9 +299,10 @@ impl<F: Element> Network<F> {
         }
     }
 
-    /// Work of a training step on `rows` rows, in multiply-adds: an update of a parameter counts as twenty.
+    /// Work of a training step on `rows` rows, in multiply-adds of f32: an update of a parameter counts as twenty.
     pub fn step_work(&self, rows: usize) -> usize {
-        self.parameters.len().saturating_mul(3 * rows + 20)
+        let wide = size_of::<F>() / size_of::<f32>();
+        self.parameters.len().saturating_mul(wide * (3 * rows + 20))
     }
 
     /// Work of a row's forward pass, in multiply-adds: a value that passes through a function counts as sixteen.
