@@ -946,6 +946,25 @@ def test_a_member_that_fails_fails_the_ensemble_and_ctrl_c_ends_it():
     assert not hasattr(endless, "estimators_")
 
 
+def test_members_of_an_ensemble_share_its_time(monkeypatch):
+    monkeypatch.setattr("ranvier._core.get_num_threads", lambda: 2)
+    given = []
+
+    class Told(MLPRegressor):
+        def fit(self, X, y, *rest, **more):
+            if self.n_ensemble == 1:
+                given.append(self.max_time)
+                self.max_time = None
+            return super().fit(X, y, *rest, **more)
+
+    Told(**SMALL, n_ensemble=5, max_time=300.0).fit(X, LINE)
+    # Two at once: a third of the time each, then half of what is left, then all of it.
+    np.testing.assert_allclose(given, [100, 100, 150, 150, 300], atol=20)
+    ensemble = regressor(n_ensemble=3, max_time=0.6, max_iter=10**6, tol=0, n_iter_no_change=10**6)
+    epochs = [member.n_iter_ for member in ensemble.fit(X, LINE).estimators_]
+    assert min(epochs) > 10
+
+
 # ---- scikit-learn's tools
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from .. import _core
 from .._arrays import Array
 from .._many import _run
 from ._validation import checked
@@ -50,6 +52,8 @@ def fit(estimator: Any, X: Any, y: Any, sample_weight: Any, validation: Any) -> 
         clone(estimator).set_params(n_ensemble=1, progress=False, random_state=int(seed))
         for seed in seeds
     ]
+    workers = min(len(members), _core.get_num_threads())
+    rounds = math.ceil(len(members) / workers)
     stop, config, begun = threading.Event(), get_config(), time.monotonic()
 
     def tick() -> None:
@@ -61,8 +65,9 @@ def fit(estimator: Any, X: Any, y: Any, sample_weight: Any, validation: Any) -> 
         # Of a thread's own.
         with config_context(**config):
             if estimator.max_time is not None:
-                spent = time.monotonic() - begun
-                member.max_time = max(estimator.max_time - spent, 1e-9)
+                # What is left is for those too that wait for a core.
+                left = estimator.max_time - (time.monotonic() - begun)
+                member.max_time = max(left / (rounds - number // workers), 1e-9)
             member._tick = tick
             try:
                 member.fit(X, targets, sample_weight, **given)

@@ -73,7 +73,7 @@ _ADDED = """\
             validation rows or, without these, of the training. early_stopping=True always leaves
             those of the best score.
         max_time: seconds after which a fit ends with the step in progress; of an ensemble, of all
-            its members together, which make at least one step each.
+            its members together, which share them and make at least one step each.
         callbacks: objects of `ranvier.Callback`. The trainer that they are given has the network as
             `model`; `logs` has epoch, step, loss, learning_rate, seconds and, where there are
             validation rows, val_loss and (with early_stopping) val_score. scikit-learn's `clone`
