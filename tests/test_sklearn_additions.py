@@ -944,6 +944,8 @@ def test_a_member_that_fails_fails_the_ensemble_and_ctrl_c_ends_it():
         endless.fit(X, LINE)
     assert time.perf_counter() - begun < 5
     assert not hasattr(endless, "estimators_")
+    with pytest.raises(NotFittedError):
+        endless.predict(X)
 
 
 def test_members_of_an_ensemble_share_its_time(monkeypatch):

@@ -84,7 +84,7 @@ _ADDED = """\
             random_state, drawn from the estimator's. Probabilities, or outputs, are averaged. They
             are the list `estimators_`, each as if it had been trained alone; what belongs to one
             network (`coefs_`, `loss_curve_`, `model_`) they have each, the ensemble has not.
-            Neither `partial_fit` nor warm_start.
+            Neither `partial_fit` nor warm_start; Ctrl-C leaves no new members.
 """
 
 
@@ -141,6 +141,10 @@ class _Fast(Interchange):
             return self._fit(X, y, sample_weight=sample_weight, incremental=False)
         finally:
             del self._given
+
+    def __sklearn_is_fitted__(self) -> bool:
+        # A fit that failed or was interrupted may have left `classes_` alone.
+        return hasattr(self, "coefs_") or hasattr(self, "estimators_")
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Self:
         estimator: Any = self
