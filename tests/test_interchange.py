@@ -1181,11 +1181,42 @@ def test_what_only_keras_has_in_training_is_logged(keras, caplog):
         assert text.startswith(f"from_keras: layer {names[number]!r}: {what}")
 
 
-def test_a_drop_in_with_layers_of_its_own_becomes_its_network():
-    X = np.random.default_rng(0).normal(size=(40, 3))
-    estimator = ranvier.sklearn.MLPRegressor(
-        "squared_error", 5, normalization="layer", dropout=0.1, max_iter=3, random_state=0
+# Those that only training would notice, and those that make other layers.
+ADDED = {
+    "training": {"solver": "adamw", "clip_norm": 1.0, "max_time": 60.0},
+    "layers": {"activation": "gelu", "normalization": "batch", "dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("options", ADDED.values(), ids=ADDED)
+def test_a_drop_in_with_what_scikit_learn_has_not_becomes_its_network(options):
+    inputs = 10 * X + 3
+    options = {"hidden_layer_sizes": 5, "max_iter": 3, "random_state": 0} | options
+    regressor = ranvier.sklearn.MLPRegressor(**options)
+    close(rv.from_sklearn(regressor.fit(inputs, VALUES)), regressor.predict(inputs), inputs)
+    whole = TransformedTargetRegressor(
+        make_pipeline(StandardScaler(), regressor), transformer=StandardScaler()
+    ).fit(inputs, VALUES)
+    close(rv.from_sklearn(whole), whole.predict(inputs), inputs)
+    classifier = ranvier.sklearn.MLPClassifier(class_weight="balanced", **options)
+    pipeline = make_pipeline(StandardScaler(), classifier).fit(inputs, THREE)
+    model = rv.from_sklearn(pipeline, probabilities=True)
+    close(model, pipeline.predict_proba(inputs), inputs)
+
+
+def test_an_ensemble_is_refused_by_name_not_as_unfitted():
+    ensemble = ranvier.sklearn.MLPRegressor(n_ensemble=2, max_iter=2).fit(X, VALUES)
+    for call in (lambda: rv.from_sklearn(ensemble), ensemble.to_sklearn):
+        with pytest.raises(rv.ArgumentError, match=r"expected one network.*its estimators_"):
+            call()
+    member = ensemble.estimators_[0]
+    close(rv.from_sklearn(member), member.predict(X), X)
+
+
+def test_scaled_targets_of_a_poisson_loss_are_refused():
+    estimator = TransformedTargetRegressor(
+        neural_network.MLPRegressor(loss="poisson", max_iter=2),
+        transformer=StandardScaler(with_mean=False),
     )
-    model = rv.from_sklearn(estimator.fit(X, X[:, 0]))
-    assert [type(layer) for layer in model.layers][1] is rv.LayerNorm
-    np.testing.assert_array_equal(model.predict(X)[:, 0], estimator.predict(X))
+    with pytest.raises(rv.ArgumentError, match="not scaled with loss='poisson'"):
+        rv.from_sklearn(estimator.fit(X, COUNTS))

@@ -105,7 +105,8 @@ def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
     """The model of a fitted MLPClassifier or MLPRegressor.
 
     Args:
-        estimator: fitted, of scikit-learn or of `ranvier.sklearn`; alone, behind a StandardScaler
+        estimator: fitted, of scikit-learn or of `ranvier.sklearn`, with whatever layers the latter
+            has (not a tabular one, which encodes its table first); alone, behind a StandardScaler
             in a Pipeline (which becomes a Standardize layer), or as the regressor of a
             TransformedTargetRegressor whose transformer is a StandardScaler.
         probabilities: a classifier's probabilities in place of raw outputs, by one more layer.
@@ -118,8 +119,8 @@ def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
     Raises:
         NotFittedError: the estimator is not fitted.
         DTypeError: it is something else.
-        ArgumentError: another step in the Pipeline, or a parameter of `ranvier.sklearn` in use that
-            scikit-learn does not have.
+        ArgumentError: another step in the Pipeline; an ensemble, which has a network for each of
+            its `estimators_`; scaled targets with loss="poisson".
         MissingDependencyError: scikit-learn is not installed.
 
     Example:

@@ -25,7 +25,7 @@ except ImportError as error:
         "from_sklearn and to_sklearn need scikit-learn: pip install 'ranvier[sklearn]'"
     ) from error
 
-from ..sklearn._interchange import plain_parameters
+from ..sklearn._interchange import Interchange, network_of, plain_parameters
 from ..sklearn._options import ACTIVATIONS
 
 # scikit-learn's names, by ours.
@@ -70,12 +70,9 @@ def from_sklearn(estimator: Any, probabilities: bool) -> Sequential:
                 "expected a fitted MLPClassifier or MLPRegressor, alone or behind a "
                 f"StandardScaler in a Pipeline, got {type(mlp).__name__}"
             )
-    alone = inputs is None and targets is None and not probabilities
-    if alone and getattr(mlp, "_layers", None) is not None:
-        # A drop-in with layers that scikit-learn has not.
-        network: Sequential = mlp.model_
-        return network
-    plain_parameters(mlp, "estimator")
+    ours = network_of(mlp, "estimator") if isinstance(mlp, Interchange) else None
+    if ours is None:
+        plain_parameters(mlp, "estimator")
     if probabilities and not is_classifier(mlp):
         raise ArgumentError("probabilities: expected False for a regressor, got True")
     stack = Stack()
@@ -85,17 +82,24 @@ def from_sklearn(estimator: Any, probabilities: bool) -> Sequential:
             features = len(mlp.coefs_[0])
             statistics = _statistics(inputs, features, dtype)
             stack.add(Standardize(), features, statistics)
-        name = ACTIVATIONS[mlp.activation]
-        hidden = [None if name == "identity" else name] * (len(mlp.coefs_) - 1)
-        for activation, weight, bias in zip(
-            [*hidden, None], mlp.coefs_, mlp.intercepts_, strict=True
-        ):
-            stack.add(
-                Dense(weight.shape[1], activation), len(weight), {"weight": weight, "bias": bias}
-            )
+        if ours is not None:
+            stack.extend(ours)
+        else:
+            name = ACTIVATIONS[mlp.activation]
+            hidden = [None if name == "identity" else name] * (len(mlp.coefs_) - 1)
+            for activation, weight, bias in zip(
+                [*hidden, None], mlp.coefs_, mlp.intercepts_, strict=True
+            ):
+                values = {"weight": weight, "bias": bias}
+                stack.add(Dense(weight.shape[1], activation), len(weight), values)
         if probabilities:
             softmax = mlp.out_activation_ == "softmax"
             stack.add(Softmax() if softmax else Activation(ACTIVATIONS[mlp.out_activation_]))
+        if targets is not None and mlp.out_activation_ == "exp":
+            raise ArgumentError(
+                "expected targets that are not scaled with loss='poisson', whose raw outputs are "
+                f"logarithms, got {targets!r}"
+            )
         if targets is not None:
             outputs = mlp.n_outputs_
             statistics = _statistics(targets, outputs, dtype)

@@ -65,6 +65,19 @@ class Stack:
             self._values[f"{len(self.layers)}.{role}"] = value
         self.layers.append(layer)
 
+    def extend(self, model: Sequential) -> None:
+        """The layers of a model of ours."""
+        parameters, features = model.parameters(), model.input_size
+        for number, layer in enumerate(model.layers):
+            place = f"{number}."
+            values = {
+                name.removeprefix(place): value
+                for name, value in parameters.items()
+                if name.startswith(place)
+            }
+            self.add(layer, features, values)
+            features = layer.units if isinstance(layer, Dense) else features
+
     def activate(self, activation: ActivationLike, values: Values = _NONE) -> None:
         """An activation: of the Dense layer before, or as a layer."""
         last = self.layers[-1] if self.layers else None

@@ -22,19 +22,35 @@ def _differs(value: Any, default: Any) -> bool:
         return True
 
 
-def plain_parameters(estimator: Any, name: str) -> dict[str, Any]:
-    """A fitted estimator's parameters, if scikit-learn's own class takes and means them all."""
-    theirs = home(type(estimator))
+def _known(estimator: Any, kind: Any, whose: str, name: str) -> list[str]:
+    """Parameters of this class, if it has all that are in use by a fitted estimator."""
+    if hasattr(estimator, "estimators_"):
+        raise ArgumentError(
+            f"{name}: expected one network, got {estimator!r}; take one of its estimators_"
+        )
     if not hasattr(estimator, "coefs_"):
         raise NotFittedError(f"{name}: expected a fitted estimator, got {estimator!r}; call fit")
-    known = theirs().get_params()
+    known = kind().get_params()
     signature = inspect.signature(type(estimator)).parameters
     for option, value in estimator.get_params(deep=False).items():
         if option not in known and _differs(value, signature[option].default):
             raise ArgumentError(
-                f"{name}: expected what scikit-learn's {theirs.__name__} can be, "
-                f"got {option}={value!r}"
+                f"{name}: expected what {whose} {kind.__name__} can be, got {option}={value!r}"
             )
+    return list(known)
+
+
+def network_of(estimator: Any, name: str) -> Any:
+    """The network of a fitted drop-in."""
+    ours = next(base for base in type(estimator).__mro__ if base.__module__.startswith("ranvier."))
+    _known(estimator, ours, "ranvier's", name)
+    return estimator.model_
+
+
+def plain_parameters(estimator: Any, name: str) -> dict[str, Any]:
+    """A fitted estimator's parameters, if scikit-learn's own class takes and means them all."""
+    theirs = home(type(estimator))
+    known = _known(estimator, theirs, "scikit-learn's", name)
     parameters = {option: getattr(estimator, option) for option in known}
     try:
         theirs(**parameters)._validate_params()
