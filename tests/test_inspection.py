@@ -7,11 +7,13 @@ reference, scikit-learn, SHAP and LIME.
 import sys
 import tracemalloc
 import warnings
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from sklearn import neural_network
 from sklearn.inspection import permutation_importance as their_importance
 
 import ranvier as rv
@@ -21,7 +23,7 @@ from ranvier.inspection import (
     integrated_gradients,
     permutation_importance,
 )
-from ranvier.sklearn import MLPClassifier, MLPRegressor
+from ranvier.sklearn import MLPClassifier, MLPRegressor, TabularRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -760,6 +762,18 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch, name, method):
 
 
 # Refusals
+
+
+def test_an_estimator_that_is_not_one_network_is_refused_with_the_way_out():
+    X, y = np.eye(3), [0.0, 1.0, 2.0]
+    ensemble = MLPRegressor(hidden_layer_sizes=2, n_ensemble=2, max_iter=2).fit(X, y)
+    others = [neural_network.MLPRegressor(max_iter=2).fit(X, y), TabularRegressor()]
+    for look in (input_gradients, integrated_gradients, partial(permutation_importance, y=y)):
+        with pytest.raises(rv.ArgumentError, match=r"^model: .*take one of its estimators_"):
+            look(ensemble, X=X)
+        for other in others:
+            with pytest.raises(rv.DTypeError, match=r"from_sklearn .*sklearn\.inspection"):
+                look(other, X=X)
 
 
 @pytest.mark.parametrize(

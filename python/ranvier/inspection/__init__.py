@@ -4,9 +4,9 @@
 - `integrated_gradients`: what each feature contributes to a row's output, compared with a baseline.
 - `permutation_importance`: how much worse the model is without a column, over all rows.
 
-Each takes a `ranvier.Sequential` or a fitted estimator of `ranvier.sklearn` (of a pipeline, its
-last step and the transformed X) and gives arrays with the features' names, `to_pandas()` and
-`plot()`:
+Each takes a `ranvier.Sequential` or a fitted `MLPClassifier` or `MLPRegressor` of `ranvier.sklearn`
+(of a pipeline, its last step and the transformed X; of an ensemble, one of its `estimators_`) and
+gives arrays with the features' names, `to_pandas()` and `plot()`:
 
     >>> import ranvier as rv
     >>> X, y = rv.datasets.load_digits()
@@ -22,7 +22,8 @@ with of="probability".
 Other tools take the functions that predict as they are: `shap.Explainer(model.predict, X)`,
 `shap.Explainer(classifier.predict_proba, X)`, and LIME's `explain_instance(row, predict)`. SHAP's
 pictures take values from here too: `shap.plots.beeswarm(shap.Explanation(seen.values, data=X,
-feature_names=seen.feature_names))`. `sklearn.inspection` takes the estimators.
+feature_names=seen.feature_names))`. `sklearn.inspection` takes the estimators, the tabular ones and
+ensembles too.
 """
 
 from ._attributions import (

@@ -36,9 +36,19 @@ class Subject:
     def __init__(self, model: Any) -> None:
         self._own = isinstance(model, Sequential)
         if not self._own and not hasattr(type(model), "model_"):
+            instead = (
+                "; ranvier.from_sklearn makes a Sequential of scikit-learn's perceptrons, "
+                "sklearn.inspection takes any estimator"
+            )
             raise DTypeError(
                 "model: expected a ranvier.Sequential or a fitted MLPClassifier or MLPRegressor of "
                 f"ranvier.sklearn, got {type(model).__name__}"
+                f"{instead if hasattr(model, 'fit') else ''}"
+            )
+        if hasattr(model, "estimators_"):
+            raise ArgumentError(
+                f"model: expected one network, got {model!r}; take one of its estimators_, or "
+                "sklearn.inspection for all together"
             )
         self.network: Sequential = model if self._own else model.model_
         self.network._require()
