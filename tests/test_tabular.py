@@ -224,6 +224,16 @@ def test_categorical_columns_may_be_named_counted_or_masked():
         (pd.DataFrame({"t": pd.date_range("2020", periods=60)}), {}, "got 't' of datetime64"),
         (pd.DataFrame({"a": [["x"]] * 60}), {}, "categories in column 'a', got unhashable"),
         (pd.DataFrame({"a": ["x"] * 60}), {"categorical_features": None}, "numbers in column 'a'"),
+        (
+            np.array([["x", 1]] * 60),
+            {},
+            "array of numbers, .*; pass a data frame, or categorical",
+        ),
+        (
+            np.array([["x", "y"]] * 60, object),
+            {"categorical_features": [0]},
+            "NaN in column 1, which is not among the categorical ones, got .*'y'",
+        ),
         (np.ones((60, 2)), {"categorical_features": [2]}, "numbers below 2 or a mask of 2, got 2"),
         (np.ones((60, 2)), {"categorical_features": ["b"]}, "categorical_features: .* got 'b'"),
         (np.ones((60, 2)), {"n_ensemble": 0}, "n_ensemble: expected"),

@@ -90,16 +90,23 @@ class TableEncoder:
         given = self.categorical_features
         none = given is None or (isinstance(given, str) and given == "from_dtype")
         options = {"ensure_all_finite": "allow-nan" if none else False, "reset": reset}
-        array = validate_data(owner, X, dtype="numeric" if none else None, **options)
+        try:
+            array = validate_data(owner, X, dtype="numeric" if none else None, **options)
+        except ValueError as error:
+            if "string" not in str(error):
+                raise
+            raise ArgumentError(
+                f"X: expected an array of numbers, {error}; pass a data frame, or "
+                "categorical_features=[...] with the numbers of the columns of words"
+            ) from error
         if reset:
             self.is_categorical = (
                 np.zeros(array.shape[1], bool) if none else self._chosen(range(array.shape[1]))
             )
         if none:
             return list(array.T)
-        number = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "input_name": "X"}
         return [
-            _categories(array[:, j], j) if category else check_array(array[:, [j]], **number)[:, 0]
+            _categories(array[:, j], j) if category else _entries(array[:, [j]], j)
             for j, category in enumerate(self.is_categorical)
         ]
 
@@ -274,6 +281,20 @@ def _numbers(column: Any, name: Any, dtype: Any) -> Array:
     if np.isinf(array).any():
         raise ArgumentError(f"X: expected finite numbers or NaN in column {name!r}, got inf")
     return np.asarray(array)
+
+
+def _entries(column: Array, number: int) -> Array:
+    """A column (rows, 1) of an array as float64."""
+    try:
+        checked = check_array(
+            column, dtype=np.float64, ensure_all_finite="allow-nan", input_name="X"
+        )
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"X: expected finite numbers or NaN in column {number}, which is not among the "
+            f"categorical ones, got {str(error)[:200]}"
+        ) from error
+    return np.asarray(checked[:, 0])
 
 
 def _categories(column: Any, name: Any) -> list[Any]:
