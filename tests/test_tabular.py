@@ -529,6 +529,26 @@ def test_a_temperature_mends_logits_of_the_wrong_scale(rng):
     assert temperature(logits, labels, weight) == pytest.approx(expected, rel=1e-4)
 
 
+def test_probabilities_stay_modest_where_all_rows_are_right(rng):
+    labels = rng.integers(3, size=100)
+    logits = np.eye(3)[labels] * rng.uniform(1, 2, size=(100, 1))
+    assert temperature(logits, labels, None) < 0.06
+    modest = temperature(logits, labels, None, smoothed=True)
+    assert 0.1 < modest < 1
+    # Of more rows more is known; a row of weight 0 is none, and only ratios of weights count.
+    many, weight = np.tile(logits, (10, 1)), np.repeat([3.0, 0.0], [100, 900])
+    again = np.tile(labels, 10)
+    assert temperature(many, again, None, smoothed=True) < modest
+    assert temperature(many, again, weight, smoothed=True) == pytest.approx(modest, rel=1e-3)
+
+    X = np.repeat([-1.0, 1.0], 150)[:, np.newaxis] + rng.uniform(-0.1, 0.1, size=(300, 1))
+    apart = TabularClassifier(**QUICK).fit(X, X[:, 0] > 0)
+    assert apart.score(X, X[:, 0] > 0) == 1
+    assert 1e-6 < apart.predict_proba(X).min() < 0.05
+    one = np.array([[1.0]])
+    assert apart.calibrate(one, [True]).predict_proba(one).max() < 0.9
+
+
 def test_calibration_lowers_the_log_loss_and_keeps_the_classes():
     X, y = datasets.load_breast_cancer(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(y))

@@ -136,7 +136,8 @@ class TabularClassifier(ClassifierMixin, Tabular):
             an array none. Else a list of names or numbers, or a mask; None for none.
         class_weight: as in scikit-learn: None, "balanced", or a dict by class.
         temperature_scaling: whether probabilities are softmax(z / T), T being fitted on held-out
-            rows (Guo et al. 2017); False, or fewer than 50 rows, for T = 1.
+            rows (Guo et al. 2017) and one more row, of all classes alike, which keeps T from 0
+            where all are right; False, or fewer than 50 rows, for T = 1.
         random_state: None for another fit each time; an int or a RandomState for the same bits,
             whatever the number of threads.
         verbose: whether to show on standard error, if it is a terminal, how many networks are
@@ -231,7 +232,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
         self.classes_ = classes
         self.temperature_ = 1.0
         if self.temperature_scaling and ensemble.known is not None and len(classes) > 1:
-            self.temperature_ = temperature(*ensemble.known)
+            self.temperature_ = temperature(*ensemble.known, smoothed=True)
         return self
 
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> TabularClassifier:
@@ -248,7 +249,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
         if strange := sorted(set(y.tolist()) - set(self.classes_.tolist()), key=str):
             raise ArgumentError(f"y: expected classes of the fit, got {strange[0]!r}")
         labels = np.searchsorted(self.classes_, y)
-        self.temperature_ = temperature(self._output(X), labels, weight)
+        self.temperature_ = temperature(self._output(X), labels, weight, smoothed=True)
         return self
 
     def _output(self, X: Any) -> Array:

@@ -20,13 +20,31 @@ def log_loss(logits: Array, labels: Array, weight: Array | None) -> float:
     return float(np.average(each, weights=weight))
 
 
-def temperature(logits: Array, labels: Array, weight: Array | None) -> float:
-    """T for which softmax(logits / T) has the least log-loss, from 1/20 to 20 (Guo et al. 2017)."""
-    found = minimize_scalar(
-        lambda log_t: log_loss(logits / np.exp(log_t), labels, weight),
-        bounds=(-np.log(20.0), np.log(20.0)),
-        method="bounded",
-    )
+def temperature(
+    logits: Array, labels: Array, weight: Array | None, *, smoothed: bool = False
+) -> float:
+    """T for which softmax(logits / T) has the least log-loss, from 1/20 to 20 (Guo et al. 2017).
+
+    Where all rows are right the loss has no minimum, and T would be as small as it may. smoothed
+    gives each label the share 1/(n + 1) of one more row, which is of all classes alike, in the
+    spirit of Platt (1999); n is the effective number of rows, (Σw)²/Σw².
+    """
+    share = 0.0
+    if smoothed:
+        rows = len(labels) if weight is None else weight.sum() ** 2 / (weight**2).sum()
+        share = 1 / (rows + 1)
+
+    def loss(log_t: float) -> float:
+        z = logits / np.exp(log_t)
+        value = log_loss(z, labels, weight)
+        if share:
+            # The mean of -log p over the classes, in place of that of the label.
+            alike = np.average(logsumexp(z, axis=1) - z.mean(axis=1), weights=weight)
+            value += share * (float(alike) - value)
+        return value
+
+    limit = np.log(20.0)
+    found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded")
     return float(np.exp(found.x))
 
 
