@@ -889,6 +889,24 @@ class Refused:
         }
 
 
+def test_a_module_of_ones_own_is_refused_with_the_way_out(torch):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU())
+            self.head = torch.nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.layers(x))
+
+    own = Own()
+    with pytest.raises(rv.ArgumentError, match=r"got Own; .*Sequential\(\*module.children\(\)\)"):
+        rv.from_torch(own)
+    inputs = np.ones((2, 3), np.float32)
+    expected = own(torch.tensor(inputs)).detach().numpy()
+    close(rv.from_torch(torch.nn.Sequential(*own.children())), expected, inputs)
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_modules_without_counterpart_are_refused_with_their_place(torch):
     for module, message in Refused.cases(torch).values():

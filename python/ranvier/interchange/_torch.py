@@ -318,6 +318,11 @@ def _read(stack: Stack, place: str, module: Any) -> None:
     else:
         if isinstance(module, nn.LogSoftmax):
             hint = "; leave it away: ranvier's cross_entropy takes what comes before"
+        elif list(module.children()) and not type(module).__module__.startswith("torch."):
+            hint = (
+                "; where its forward is a chain of its modules, "
+                "torch.nn.Sequential(*module.children()) is the same"
+            )
         else:
             hint = ""
         known = ", ".join(["Sequential", *(kind.__name__ for kind in _READERS)])
