@@ -351,6 +351,12 @@ def test_targets_of_any_size_are_learned_and_constant_ones_returned_exactly():
     assert (constant.predict(X) == 0.1).all()
 
 
+def test_words_are_no_targets_of_a_regression():
+    for y in (["a"] * 60, np.array(["a", 1] * 30, object)):
+        with pytest.raises(rv.ArgumentError, match=r"^y: expected numbers, got words: .*'a'"):
+            TabularRegressor(**QUICK).fit(np.ones((60, 1)), y)
+
+
 def test_several_targets_are_learned_at_once():
     X, y = FRIEDMAN
     both = np.column_stack([y, -3 * y])

@@ -136,7 +136,12 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     @staticmethod
     def _targets(y: Any) -> Array:
-        values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        try:
+            values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        except ValueError as error:
+            if "string" not in str(error):
+                raise
+            raise ArgumentError(f"y: expected numbers, got words: {error}") from error
         if values.ndim == 2 and values.shape[1] == 1:
             values = column_or_1d(values, warn=True)
         return np.asarray(values)
