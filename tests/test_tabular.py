@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from sklearn import datasets
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -349,6 +350,25 @@ def test_targets_of_any_size_are_learned_and_constant_ones_returned_exactly():
         np.testing.assert_allclose((moved - origin) / factor, plain, rtol=0.02)
     constant = TabularRegressor(**QUICK).fit(X[:60], np.full(60, 0.1))
     assert (constant.predict(X) == 0.1).all()
+
+
+def test_the_networks_take_what_encode_gives():
+    X = pd.DataFrame({"a": [1.0, np.nan, 3.0, 4.0] * 20, "b": ["x", "y", None, "z"] * 20})
+    for estimator in (TabularClassifier(**QUICK), TabularRegressor(**QUICK)):
+        with pytest.raises(NotFittedError):
+            estimator.encode(X)
+        estimator.fit(X, [0, 1, 1, 0] * 20)
+        encoded = estimator.encode(X)
+        assert encoded.shape == (80, 2 + 4)
+        assert encoded.dtype == estimator.models_[0].dtype
+        assert np.isfinite(encoded).all()
+        outputs = np.mean([model.predict(encoded) for model in estimator.models_], axis=0)
+        if isinstance(estimator, TabularClassifier):
+            np.testing.assert_array_equal(outputs.argmax(axis=1), estimator.predict(X))
+        else:
+            # Mean and deviation of y are one half each; predictions stay in its range.
+            expected = np.clip(0.5 + outputs[:, 0] / 2, 0, 1)
+            np.testing.assert_allclose(estimator.predict(X), expected, atol=1e-6)
 
 
 def test_words_are_no_targets_of_a_regression():

@@ -86,8 +86,21 @@ class Tabular(BaseEstimator):
 
     def _mean(self, models: list[Sequential], X: Any, read_out: Callable[[Array], Array]) -> Array:
         """Of what the members put out."""
+        return mean_output(models, self.encode(X), read_out)
+
+    def encode(self, X: Any) -> Array:
+        """The table as the networks take it, such as `models_[0].predict(self.encode(X))`.
+
+        Args:
+            X: a table as in `fit`.
+
+        Returns:
+            (rows, encoded columns), without missing values, in the networks' dtype. Numbers have
+            one column, or two where some were missing, categories one for each.
+        """
+        check_is_fitted(self)
         columns = self.encoder_.read(self, X, reset=False)
-        return mean_output(models, self.encoder_.transform(columns, models[0].dtype), read_out)
+        return self.encoder_.transform(columns, self.models_[0].dtype)
 
 
 def checked_weight(X: Any, y: Any, sample_weight: Any) -> Array | None:
@@ -146,7 +159,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
     Attributes:
         classes_: the classes, sorted.
         temperature_: T.
-        models_: the networks, a list of `ranvier.Sequential`, which take the encoded table.
+        models_: the networks, a list of `ranvier.Sequential`, which take `encode(X)`.
         encoder_: the encoding of the table.
         n_epochs_: that each network was trained for.
         n_features_in_: columns of X.

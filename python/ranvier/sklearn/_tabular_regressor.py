@@ -50,7 +50,8 @@ class TabularRegressor(RegressorMixin, Tabular):
             done. What the recipes reach goes to the log "ranvier", at level DEBUG.
 
     Attributes:
-        models_: the networks, a list of `ranvier.Sequential`, which take the encoded table.
+        models_: the networks, a list of `ranvier.Sequential`, which take `encode(X)` and give
+            targets that are scaled to mean 0 and variance 1.
         encoder_: the encoding of the table.
         n_epochs_: that each network was trained for.
         n_features_in_: columns of X.
