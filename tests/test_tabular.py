@@ -244,6 +244,9 @@ def test_categorical_columns_may_be_named_counted_or_masked():
         (np.ones((60, 2)), {"label_smoothing": -1.0}, "label_smoothing: expected"),
         (np.ones((60, 2)), {"activation": "rleu"}, "activation: expected one of"),
         (np.ones((60, 2)), {"hidden_layer_sizes": 5}, "hidden_layer_sizes: expected the widths"),
+        (np.ones((60, 2)), {"class_weight": {0: 0, 1: 0}}, "class_weight: expected .* not all 0"),
+        (np.ones((60, 2)), {"class_weight": {0: -1, 1: 1}}, "class_weight: expected .* 0 or more"),
+        (np.ones((60, 2)), {"class_weight": {0: np.nan, 1: 1}}, "class_weight: expected finite"),
         (np.ones((60, 2)), {"temperature_scaling": "yes"}, "temperature_scaling: expected"),
     ],
 )
@@ -396,6 +399,8 @@ def test_classes_may_have_names_weights_and_few_rows():
     classifier = TabularClassifier(class_weight="balanced", **QUICK).fit(X, y)
     assert classifier.classes_.tolist() == ["benign", "malignant", "one of a kind"]
     assert classifier.score(X, y) > 0.9
+    with pytest.raises(rv.ArgumentError, match="class_weight: expected some row"):
+        clone(classifier).set_params(class_weight={"malignant": 0}).fit(X, y, y == "malignant")
     heavy = TabularClassifier(class_weight={"malignant": 1e4}, **QUICK).fit(X, y)
     assert (heavy.predict(X) == "malignant").mean() > (classifier.predict(X) == "malignant").mean()
     np.testing.assert_allclose(np.exp(heavy.predict_log_proba(X)), heavy.predict_proba(X))
@@ -521,7 +526,8 @@ def test_too_few_rows_to_say_give_infinite_intervals():
     ("call", "words"),
     [
         (lambda r, X, y: r.predict_interval(X, 1.0), "coverage: expected"),
-        (lambda r, X, y: r.predict_quantiles(X, [0.5, 1.0]), "quantiles: expected numbers in"),
+        (lambda r, X, y: r.predict_quantiles(X, [0.5, 1.0]), "quantiles: expected one or more"),
+        (lambda r, X, y: r.predict_quantiles(X, []), "quantiles: expected one or more numbers in"),
         (lambda r, X, y: r.calibrate(X, y[:-1]), "inconsistent numbers of samples"),
         (lambda r, X, y: r.calibrate(X, np.c_[y, y]), "y: expected 1 target as in fit"),
         (lambda r, X, y: r.calibrate(X, y, np.zeros(len(y))), "at least one non-zero"),

@@ -386,7 +386,15 @@ def weighted(estimator: Any, y: Array, sample_weight: Array | None, dtype: Any) 
     wanted = getattr(estimator, "class_weight", None)
     if wanted is None:
         return sample_weight
-    factors = compute_sample_weight(wanted, estimator._label_binarizer.inverse_transform(y))
-    if factors.min() < 0 or not factors.any():
-        raise ArgumentError(f"class_weight: expected 0 or more, not all 0, got {wanted!r}")
+    factors = class_factors(wanted, estimator._label_binarizer.inverse_transform(y))
     return np.asarray(factors if sample_weight is None else sample_weight * factors, dtype)
+
+
+def class_factors(class_weight: Any, labels: Array) -> Array:
+    """For each row the weight of its class."""
+    factors: Array = compute_sample_weight(class_weight, labels)
+    if not (np.isfinite(factors).all() and factors.min() >= 0 and factors.any()):
+        raise ArgumentError(
+            f"class_weight: expected finite numbers, 0 or more, not all 0, got {class_weight!r}"
+        )
+    return factors

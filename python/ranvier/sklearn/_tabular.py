@@ -10,7 +10,6 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
 
@@ -19,6 +18,7 @@ from ..activations import ActivationLike
 from ..errors import ArgumentError
 from ..losses import CrossEntropy
 from ..model import Sequential
+from ._options import class_factors
 from ._recipes import LIGHT, SHORT, SHORTEST, STRONG, Ensemble, Head, Plan, Training, mean_output
 from ._tables import TableEncoder
 from ._uncertainty import log_loss, temperature
@@ -231,8 +231,14 @@ class TabularClassifier(ClassifierMixin, Tabular):
         check_classification_targets(y)
         classes, labels = np.unique(y, return_inverse=True)
         if self.class_weight is not None:
-            factors = compute_sample_weight(self.class_weight, y)
-            weight = _moderate(factors if weight is None else weight * factors)
+            factors = _moderate(class_factors(self.class_weight, y))
+            weight = factors if weight is None else weight * factors
+            if not weight.any():
+                raise ArgumentError(
+                    "class_weight: expected some row whose weight times that of its class is above "
+                    f"0, got {self.class_weight!r}"
+                )
+            weight = _moderate(weight)
         head = Head(
             loss=lambda smoothing: CrossEntropy(label_smoothing=smoothing),
             # The loss asks for two; a single class is certain.

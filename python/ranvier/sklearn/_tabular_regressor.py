@@ -10,7 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from .._arrays import Array, boolean, real
+from .._arrays import Array, boolean, numeric, real
 from ..activations import ActivationLike
 from ..errors import ArgumentError, ShapeError
 from ..losses import MSE, Loss, Quantile
@@ -199,9 +199,11 @@ class TabularRegressor(RegressorMixin, Tabular):
         Raises:
             ArgumentError: the regressor was fitted without uncertainty=True.
         """
-        levels = np.atleast_1d(np.asarray(quantiles, np.float64))
-        if levels.ndim != 1 or not ((levels > 0.0) & (levels < 1.0)).all():
-            raise ArgumentError(f"quantiles: expected numbers in (0, 1), got {quantiles!r}")
+        levels = np.atleast_1d(numeric(quantiles, "quantiles", np.float64).astype(np.float64))
+        if levels.ndim != 1 or not levels.size or not ((levels > 0.0) & (levels < 1.0)).all():
+            raise ArgumentError(
+                f"quantiles: expected one or more numbers in (0, 1), got {quantiles!r}"
+            )
         heads = self._heads(X)
         values = self._known().quantiles(heads, levels)
         return np.stack(
