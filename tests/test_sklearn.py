@@ -209,6 +209,26 @@ def test_predictions_follow_changed_coefficients():
     np.testing.assert_array_equal(b.predict(DIABETES[0]), a.predict(DIABETES[0]))
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_interrupted_initialisation_predicts_nothing_and_leaves_the_rows_alone(left):
+    rows = DIGITS[0].copy()
+    _, classifier = (estimator.fit(*DIGITS) for estimator in pair("MLPClassifier", max_iter=2))
+    classifier.coefs_ = classifier.coefs_[:left]
+    classifier.intercepts_ = classifier.intercepts_[:left]
+    for method in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(IndexError):
+            method(rows)
+    np.testing.assert_array_equal(rows, DIGITS[0])
+
+
+def test_predictions_do_not_follow_changed_classes():
+    options = {"max_iter": 2, "random_state": 0}
+    a, b = (estimator.fit(*DIGITS) for estimator in pair("MLPClassifier", **options))
+    for estimator in (a, b):
+        estimator.classes_ = estimator.classes_ + 10
+    np.testing.assert_array_equal(b.predict(DIGITS[0]), a.predict(DIGITS[0]))
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -140,7 +140,7 @@ class _Fast(Interchange):
         try:
             return self._fit(X, y, sample_weight=sample_weight, incremental=False)
         finally:
-            del self._given
+            vars(self).pop("_given", None)
 
     def __sklearn_is_fitted__(self) -> bool:
         # A fit that failed or was interrupted may have left `classes_` alone.
@@ -167,7 +167,7 @@ class _Fast(Interchange):
             yield
         finally:
             self.solver = solver
-            del self._solver
+            vars(self).pop("_solver", None)
 
     def _check_solver(self) -> bool:
         estimator: Any = self
@@ -264,7 +264,8 @@ class _Fast(Interchange):
             or X.dtype.char not in "fd"
             or X.shape[1] != fitted.get("n_features_in_")
             or X.shape[0] == 0
-            or "coefs_" not in fitted
+            # An initialisation that was interrupted has fewer.
+            or len(fitted.get("coefs_", ())) + 1 != fitted.get("n_layers_")
             or self._layers is not None
             or "feature_names_in_" in fitted
             # The sum of squares is finite only if every number is.
@@ -403,11 +404,13 @@ class MLPClassifier(_Fast, neural_network.MLPClassifier):
     def predict(self, X: Any) -> Any:
         """Labels of X's rows, as scikit-learn's."""
         outputs: Any = self._plain_outputs(X)
-        kind = None if outputs is None else self._label_binarizer.y_type_
-        if kind == "multiclass":
-            return self.classes_.take(outputs.argmax(axis=1))
-        if kind == "binary" and len(self.classes_) == 2:
-            return self.classes_.take(outputs[:, 0] > 0.5)
+        if outputs is not None:
+            # Not classes_, which a user may change without an effect on scikit-learn's.
+            kind, classes = self._label_binarizer.y_type_, self._label_binarizer.classes_
+            if kind == "multiclass":
+                return classes.take(outputs.argmax(axis=1))
+            if kind == "binary" and len(classes) == 2:
+                return classes.take(outputs[:, 0] > 0.5)
         return super().predict(X)
 
 
