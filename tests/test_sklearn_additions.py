@@ -967,6 +967,15 @@ def test_members_of_an_ensemble_share_its_time(monkeypatch):
     assert min(epochs) > 10
 
 
+def test_an_ensemble_that_fails_is_the_one_before():
+    ensemble = classifier(n_ensemble=2).fit(X, BITS)
+    before = dict(vars(ensemble))
+    ensemble.set_params(class_weight={0: 1, 1: -1, 2: 1})
+    with pytest.raises(rv.ArgumentError, match=r"^class_weight"):
+        ensemble.fit(X[:, :1], CLASSES)
+    assert vars(ensemble) == before | {"class_weight": ensemble.class_weight}
+
+
 # ---- scikit-learn's tools
 
 

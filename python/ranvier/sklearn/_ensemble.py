@@ -30,11 +30,25 @@ _OF_ONE = (
     "_run",
     "_layers",
     "_extra",
+    "_best_coefs",
+    "_best_intercepts",
+    "_best_extra",
 )
 
 
 def fit(estimator: Any, X: Any, y: Any, sample_weight: Any, validation: Any) -> None:
-    """Fits estimators_, each as if it were alone."""
+    """Fits estimators_, each as if it were alone; a fit that fails leaves all as it was."""
+    before = dict(vars(estimator))
+    try:
+        _fit(estimator, X, y, sample_weight, validation)
+    except BaseException:
+        # Classes and columns are to be those of estimators_.
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def _fit(estimator: Any, X: Any, y: Any, sample_weight: Any, validation: Any) -> None:
     X, y = estimator._validate_input(X, y, False, reset=True)
     estimator.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
     if sample_weight is not None:
