@@ -507,6 +507,11 @@ def test_numbers_of_every_kind_are_fitted(case, early):
     assert alike(call, 1e-7 if case == "float32" else 1e-9).error is None
 
 
+def test_a_poisson_loss_of_float32_targets_is_that_of_their_numbers():
+    y = np.abs(NUMBERS).astype(np.float32)
+    assert alike(lambda home: regressor(home, loss="poisson").fit(X, y)).error is None
+
+
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_a_column_of_targets_is_taken_with_a_warning(make):
     def call(home):

@@ -144,7 +144,8 @@ class Loop:
         # What scikit-learn's Poisson loss has more than ours, which lacks what y alone decides.
         self._more: Array | None = None
         if estimator._loss is None and estimator.out_activation_ == "exp":
-            self._more = (xlogy(y, y) - y).sum(axis=1)
+            exact = y.astype(np.float64)
+            self._more = (xlogy(exact, exact) - exact).sum(axis=1)
         self._weight = sample_weight
 
     def _split(self, X: Any, y: Array, sample_weight: Array | None) -> list[tuple[Any, Any, Any]]:
