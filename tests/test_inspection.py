@@ -817,6 +817,52 @@ def test_probabilities_are_not_made_of_probabilities(layers):
         input_gradients(network(*layers), np.eye(3), output=0, of="probability")
 
 
+class Absolute:
+    """The mean of |z − y|, of targets that are shaped as outputs are."""
+
+    def value_and_gradient(self, output, target, sample_weight=None):
+        assert target.shape == output.shape
+        return np.abs(output - target).mean(), np.sign(output - target) / output.size
+
+
+@pytest.mark.parametrize(
+    "loss", ["huber", "gaussian_nll", rv.losses.Quantile([0.1, 0.5, 0.9]), Absolute()]
+)
+def test_importance_of_a_regressor_is_by_the_loss_that_it_was_given(loss, rng):
+    X = rng.normal(size=(60, 3))
+    y = X[:, 0] + rng.standard_cauchy(60)
+    regressor = MLPRegressor(loss, (5,), random_state=0, max_iter=3).fit(X, y)
+    if isinstance(loss, Absolute):
+        expected = np.abs(y - regressor.predict(X)).mean()
+    else:
+        expected, _ = rv.losses.get(loss).value_and_gradient(
+            regressor.model_.predict(X), y[:, None]
+        )
+    assert permutation_importance(regressor, X, y).figure == pytest.approx(expected, rel=1e-9)
+
+
+def test_importance_of_a_classifier_is_by_the_loss_that_it_was_given(rng):
+    X = rng.normal(size=(60, 3))
+    y = np.where(X[:, 0] > 0.5, "yes", "no")
+    heavy = rv.losses.BinaryCrossEntropy(pos_weight=5.0)
+    for loss in (heavy, Absolute()):
+        classifier = MLPClassifier((5,), loss=loss, random_state=0, max_iter=3).fit(X, y)
+        output = classifier.model_.predict(X)
+        expected, _ = loss.value_and_gradient(output, (y == "yes")[:, None].astype(float))
+        seen = permutation_importance(classifier, X, y)
+        assert seen.figure == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_ensemble_is_not_one_network(rng):
+    X = rng.normal(size=(30, 3))
+    ensemble = MLPRegressor(n_ensemble=2, max_iter=2, random_state=0).fit(X, X[:, 0])
+    for look in (input_gradients, integrated_gradients):
+        with pytest.raises(rv.ArgumentError, match=r"^model: expected one network, got an ensem"):
+            look(ensemble, X)
+    with pytest.raises(rv.ArgumentError, match=r"^to_sklearn: expected one network, got an ensem"):
+        ensemble.to_sklearn()
+
+
 def test_estimators_refuse_what_is_none_of_theirs(flowers, measured):
     X, names, classifier = flowers
     with pytest.raises(rv.ArgumentError, match=r"output: .*'setosa', .*got 'rose'"):

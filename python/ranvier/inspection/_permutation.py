@@ -203,7 +203,7 @@ def permutation_importance(
     columns = _columns(groups, names)
     n_repeats = integer(n_repeats, "n_repeats", least=1)
     seed = checked_seed(seed)
-    y = subject.targets(y)
+    y = subject.targets(y, own=loss is None)
 
     def figures(x: Array) -> list[float]:
         return list(trainer.evaluate(x, y, sample_weight).values())

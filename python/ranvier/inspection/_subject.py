@@ -11,6 +11,7 @@ import numpy as np
 from .._arrays import Array, as_array, empty
 from ..errors import ArgumentError, DTypeError, ShapeError
 from ..layers import Activation, Softmax, Standardize
+from ..losses import CustomLoss, Loss, LossLike
 from ..model import Sequential
 
 # Of scikit-learn's names for what makes predictions of outputs: the loss that goes with it.
@@ -50,11 +51,18 @@ class Subject:
                 f"model: expected one network, got {model!r}; take one of its estimators_, or "
                 "sklearn.inspection for all together"
             )
+        if hasattr(model, "estimators_"):
+            raise ArgumentError(
+                f"model: expected one network, got an ensemble of {len(model.estimators_)}; take "
+                "one of its estimators_"
+            )
         self.network: Sequential = model if self._own else model.model_
         self.network._require()
         self.classes: Array | None = getattr(model, "classes_", None)
         self.out_activation: str | None = getattr(model, "out_activation_", None)
         self._names = getattr(model, "feature_names_in_", None)
+        # Of an estimator that has not scikit-learn's.
+        self._loss: Loss | CustomLoss | None = None if self._own else model._loss
 
     def features(self, X: Any, names: Sequence[str] | None) -> tuple[Array, tuple[str, ...]]:
         """X as finite numbers, with the names of its columns, which may be given."""
@@ -100,21 +108,33 @@ class Subject:
         found = np.array([numbers[value] for value in values.tolist()], np.intp)
         return found[places].reshape(array.shape)
 
-    def loss(self) -> str:
+    def loss(self) -> LossLike:
         """The loss that the estimator was trained with."""
+        if self._loss is not None:
+            return self._loss
         if self.out_activation not in _LOSSES:
             raise ArgumentError(
                 "loss: expected the loss that the model was trained with, such as 'mse', got None"
             )
         return _LOSSES[self.out_activation]
 
-    def targets(self, y: Any) -> Any:
-        """Targets as the loss takes them: a classifier's labels become numbers."""
+    def targets(self, y: Any, *, own: bool) -> Any:
+        """Targets as the loss takes them: a classifier's labels become numbers.
+
+        Args:
+            y: targets as the estimator takes them.
+            own: whether the loss is the estimator's, which has a shape of its own for a custom one.
+        """
+        columns = own and self._loss is not None and not isinstance(self._loss, Loss)
         if self.classes is None:
-            return y
+            return as_array(y, "y").reshape(len(y), -1) if columns else y
         array = as_array(y, "y")
         several = array.ndim == 2 and array.shape[1] > 1
-        return y if several else self.codes(array.reshape(-1), "y")
+        if not several:
+            array = self.codes(array.reshape(-1), "y")
+            if not columns or self.out_activation == "softmax":
+                return array
+        return array.reshape(len(array), -1).astype(self.network.dtype) if columns else y
 
     def target(self, output: Any, of: str, rows: int) -> Target:
         """The output that is asked for, in each row."""

@@ -26,7 +26,8 @@ def _known(estimator: Any, kind: Any, whose: str, name: str) -> list[str]:
     """Parameters of this class, if it has all that are in use by a fitted estimator."""
     if hasattr(estimator, "estimators_"):
         raise ArgumentError(
-            f"{name}: expected one network, got {estimator!r}; take one of its estimators_"
+            f"{name}: expected one network, got an ensemble of {len(estimator.estimators_)}; take "
+            "one of its estimators_"
         )
     if not hasattr(estimator, "coefs_"):
         raise NotFittedError(f"{name}: expected a fitted estimator, got {estimator!r}; call fit")
