@@ -426,6 +426,22 @@ def test_rows_predict_alike_alone_and_together():
     np.testing.assert_array_equal(alone, together)
 
 
+def test_an_interruption_after_the_training_leaves_the_last_fit(monkeypatch):
+    X, y = CANCER
+    classifier = TabularClassifier(**QUICK).fit(X, y)
+    before = dict(vars(classifier))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    # Only what is fitted behind the training calls it by this name.
+    monkeypatch.setattr("ranvier.sklearn._tabular._scaled_log_loss", lambda *_: 0.0)
+    monkeypatch.setattr("ranvier.sklearn._tabular.temperature", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(X[:, :5], y)
+    assert vars(classifier) == before
+
+
 def test_a_refused_fit_leaves_the_last_one():
     X, y = CANCER
     classifier = TabularClassifier(**QUICK).fit(X, y)

@@ -39,8 +39,8 @@ class Tabular(BaseEstimator):
         sample_weight: Array | None,
         weight: Array | None,
         heads: list[Head],
-    ) -> list[Ensemble]:
-        """An ensemble for each head, the first one being that of `predict`.
+    ) -> tuple[list[Ensemble], dict[str, Any]]:
+        """An ensemble for each head, and attributes, of which the first head's are for `predict`.
 
         sample_weight is for the encoder's statistics, weight for the training.
         """
@@ -58,14 +58,17 @@ class Tabular(BaseEstimator):
             encoded, targets, weight = encoded[present], targets[present], weight[present]
         rng = check_random_state(self.random_state)
         ensembles = Training(self, heads, encoded, targets, weight, plan, rng).run()
+        first = ensembles[0]
+        state = {"encoder_": encoder, "models_": first.models, "n_epochs_": first.epochs}
         for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
             if hasattr(told, name):
-                setattr(self, name, getattr(told, name))
-        self.encoder_ = encoder
-        self.models_ = ensembles[0].models
-        self.n_epochs_ = ensembles[0].epochs
-        return ensembles
+                state[name] = getattr(told, name)
+        return ensembles, state
+
+    def _keep(self, state: dict[str, Any]) -> None:
+        """Takes the attributes of a fit, when there are all."""
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(state)
 
     def _check(self) -> None:
         """Refuses parameters that are none, before anything has changed."""
@@ -247,11 +250,11 @@ class TabularClassifier(ClassifierMixin, Tabular):
             read_out=partial(_log_probabilities, len(classes)),
             judge=_scaled_log_loss,
         )
-        (ensemble,) = self._train(X, labels, given, weight, [head])
-        self.classes_ = classes
-        self.temperature_ = 1.0
+        (ensemble,), state = self._train(X, labels, given, weight, [head])
+        scale = 1.0
         if self.temperature_scaling and ensemble.known is not None and len(classes) > 1:
-            self.temperature_ = temperature(*ensemble.known, smoothed=True)
+            scale = temperature(*ensemble.known, smoothed=True)
+        self._keep(state | {"classes_": classes, "temperature_": scale})
         return self
 
     def calibrate(self, X: Any, y: Any, sample_weight: Any = None) -> TabularClassifier:

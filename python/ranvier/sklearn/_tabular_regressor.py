@@ -77,6 +77,9 @@ class TabularRegressor(RegressorMixin, Tabular):
         True
     """
 
+    _intervals: Intervals | None
+    _units: Units
+
     def __init__(
         self,
         *,
@@ -127,12 +130,16 @@ class TabularRegressor(RegressorMixin, Tabular):
         heads = [_head(MSE(), count)]
         if self.uncertainty:
             heads.append(_head(Quantile(LEVELS), count * len(LEVELS), folds=True))
-        more = self._train(X, units.scaled(values), weight, weight, heads)[1:]
-        self._units = units
-        self.quantile_models_ = more[0].models if more else None
-        self._intervals: Intervals | None = None
-        if more and more[0].known is not None:
-            self._intervals = Intervals(*more[0].known)
+        (_, *more), state = self._train(X, units.scaled(values), weight, weight, heads)
+        known = more[0].known if more else None
+        self._keep(
+            state
+            | {
+                "_units": units,
+                "quantile_models_": more[0].models if more else None,
+                "_intervals": None if known is None else Intervals(*known),
+            }
+        )
         return self
 
     @staticmethod
