@@ -857,7 +857,7 @@ def test_an_ensemble_is_not_one_network(rng):
     X = rng.normal(size=(30, 3))
     ensemble = MLPRegressor(n_ensemble=2, max_iter=2, random_state=0).fit(X, X[:, 0])
     for look in (input_gradients, integrated_gradients):
-        with pytest.raises(rv.ArgumentError, match=r"^model: expected one network, got an ensem"):
+        with pytest.raises(rv.ArgumentError, match=r"^model: expected one network, got MLPReg"):
             look(ensemble, X)
     with pytest.raises(rv.ArgumentError, match=r"^to_sklearn: expected one network, got an ensem"):
         ensemble.to_sklearn()

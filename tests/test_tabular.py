@@ -431,7 +431,7 @@ def test_an_interruption_after_the_training_leaves_the_last_fit(monkeypatch):
     classifier = TabularClassifier(**QUICK).fit(X, y)
     before = dict(vars(classifier))
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     # Only what is fitted behind the training calls it by this name.

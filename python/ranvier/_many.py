@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -198,7 +199,6 @@ def _indices(rows: Any, name: str, length: int) -> Array | None:
 def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
     """Runs train(0..count) on as many threads as a fit may use; a failure ends all."""
     from concurrent.futures import ThreadPoolExecutor
-    from queue import SimpleQueue
 
     # An interruption within `concurrent.futures.wait` may leave locks taken, for which the networks
     # that run would wait for ever.
@@ -212,7 +212,7 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
                 futures.append(pool.submit(train, number))
                 futures[-1].add_done_callback(done.put)
             for _ in range(count):
-                done.get().result()
+                _next(done).result()
                 if bar is not None:
                     bar.step()
         except BaseException:
@@ -223,3 +223,12 @@ def _run(train: Any, count: int, stop: threading.Event, *, show: bool) -> None:
         finally:
             if bar is not None:
                 bar.close()
+
+
+def _next(done: SimpleQueue[Future[None]]) -> Future[None]:
+    """The next one that is done. A signal that another thread has received wakes nobody here."""
+    while True:
+        try:
+            return done.get(timeout=0.05)
+        except Empty:
+            continue

@@ -51,11 +51,6 @@ class Subject:
                 f"model: expected one network, got {model!r}; take one of its estimators_, or "
                 "sklearn.inspection for all together"
             )
-        if hasattr(model, "estimators_"):
-            raise ArgumentError(
-                f"model: expected one network, got an ensemble of {len(model.estimators_)}; take "
-                "one of its estimators_"
-            )
         self.network: Sequential = model if self._own else model.model_
         self.network._require()
         self.classes: Array | None = getattr(model, "classes_", None)

@@ -103,7 +103,8 @@ class Tabular(BaseEstimator):
         """
         check_is_fitted(self)
         columns = self.encoder_.read(self, X, reset=False)
-        return self.encoder_.transform(columns, self.models_[0].dtype)
+        encoded: Array = self.encoder_.transform(columns, self.models_[0].dtype)
+        return encoded
 
 
 def checked_weight(X: Any, y: Any, sample_weight: Any) -> Array | None:
