@@ -231,7 +231,8 @@ class _Fast(Interchange):
         if not incremental or not hasattr(self, "_run"):
             # A warm start keeps the type of its coefficients.
             self._run = Run(estimator, np.result_type(X.dtype, estimator.coefs_[0]))
-        self._run.follow(estimator)
+        else:
+            self._run.follow(estimator)
         Loop(self._run, estimator, X, y, sample_weight, incremental, validation).run()
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
