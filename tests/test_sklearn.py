@@ -201,6 +201,16 @@ def test_predictions_are_theirs_to_the_bit(case):
             assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
 
 
+@pytest.mark.parametrize("logit", [-1.0, -0.01, 0.0, 0.01])
+def test_the_likelier_of_two_classes_is_predicted(logit):
+    a, b = (estimator.fit(*CANCER) for estimator in pair("MLPClassifier", max_iter=1))
+    for estimator in (a, b):
+        estimator.coefs_[-1][:] = 0
+        estimator.intercepts_[-1][:] = logit
+    np.testing.assert_array_equal(b.predict(CANCER[0]), a.predict(CANCER[0]))
+    assert (b.predict(CANCER[0]) == int(logit > 0)).all()
+
+
 def test_predictions_follow_changed_coefficients():
     a, b = (estimator.fit(*DIABETES) for estimator in pair("MLPRegressor", max_iter=5))
     for estimator in (a, b):
