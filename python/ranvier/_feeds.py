@@ -153,13 +153,16 @@ class Blocks:
         """The next block of an epoch, or in the source's order; None after the last one."""
         self.current.clear()
         self.arrays = {}
-        if self._reader is None:
-            from concurrent.futures import ThreadPoolExecutor
+        from concurrent.futures import ThreadPoolExecutor, wait
 
+        if self._reader is None:
             self._reader = ThreadPoolExecutor(1, thread_name_prefix="ranvier-blocks")
         if place == 0 or self._next is None:
             self._stream = self._read(self._order(epoch))
             self._next = self._reader.submit(next, self._stream, None)
+        # A signal that another thread received is heard between two waits.
+        while not self._next.done():
+            wait((self._next,), timeout=0.05)
         found: tuple[int, dict[str, Any]] | None = self._next.result()
         self._next = None if found is None else self._reader.submit(next, self._stream, None)
         if found is not None:
