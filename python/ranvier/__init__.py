@@ -60,7 +60,7 @@ from .optimizers import LBFGS, SGD, Adam, AdamW, LevenbergMarquardt
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import inspection, interchange, reference
+    from . import export, inspection, interchange, reference
     from .interchange import from_keras, from_sklearn, from_torch
 
 __all__ = [
@@ -108,6 +108,7 @@ __all__ = [
     "data",
     "datasets",
     "errors",
+    "export",
     "fit_many",
     "from_keras",
     "from_sklearn",
@@ -128,7 +129,7 @@ __all__ = [
 
 
 # Imported when they are asked for: most programs need none of them.
-_MODULES = ("inspection", "interchange", "reference")
+_MODULES = ("export", "inspection", "interchange", "reference")
 _FUNCTIONS = ("from_keras", "from_sklearn", "from_torch")
 
 

@@ -1,0 +1,5 @@
+"""Trained networks in the formats of other places, each with a report of how far they agree."""
+
+from ._agreement import Agreement
+
+__all__ = ["Agreement"]
