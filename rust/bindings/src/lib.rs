@@ -31,7 +31,8 @@ mod _core {
     use super::file::{File, digest};
     #[pymodule_export]
     use super::network::{
-        Network, block_order, holdout, loss_value_and_gradient, metric_suits, rate, tables,
+        Network, block_order, holdout, input_map, loss_value_and_gradient, metric_suits,
+        quantize_weights, rate, tables,
     };
     #[pymodule_export]
     use super::trainer::{Stepper, Trainer};
@@ -90,6 +91,7 @@ mod _core {
             Ok(py.detach(|| match dtype {
                 "float64" => simd::fma_peak::<f64, simd::Full>(threads, time),
                 "bf16" => simd::fma_peak::<f32, simd::Bf16>(threads, time),
+                "int8" => simd::fma_peak::<f32, simd::Int8>(threads, time),
                 _ => simd::fma_peak::<f32, simd::Full>(threads, time),
             }))
         })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ranvier_core::data::{BatchTargets, Block, Data, Feed, Objective, Role, Split, Targets};
+use ranvier_core::element::Element;
 use ranvier_core::error::{Error, Result};
 use ranvier_core::evaluation::{self, Shared};
 use ranvier_core::loss::{Loss, Target, weight_sum};
@@ -15,7 +16,7 @@ use ranvier_core::plan::slots;
 use ranvier_core::rng::{Purpose, Stream, permute};
 use ranvier_core::schedule::Time;
 use ranvier_core::source::Rows;
-use ranvier_core::{pool, simd};
+use ranvier_core::{pool, quantization, simd};
 
 use crate::arrays::{self, Matrix, Number, Readable, Writable};
 use crate::errors::{Failure, guarded, raise};
@@ -570,6 +571,41 @@ pub fn tables(layers: Vec<LayerSpec>, input_size: usize, dtype: &str) -> PyResul
                 .collect()
         }))
     })
+}
+
+/// Replaces row-major weights (inputs, outputs) by 8-bit integers, as numbers; fills the scale of each output.
+#[pyfunction]
+pub fn quantize_weights(
+    py: Python<'_>,
+    weights: Bound<'_, PyAny>,
+    scales: Bound<'_, PyAny>,
+) -> PyResult<()> {
+    fn run<F: Element + pyo3::buffer::Element>(
+        py: Python<'_>,
+        weights: &mut Writable<F>,
+        scales: &Bound<'_, PyAny>,
+    ) -> std::result::Result<(), Failure> {
+        let mut scales = Writable::<F>::extract(scales.as_borrowed())?;
+        py.detach(|| quantization::quantize_weights(weights.slice(), scales.slice()));
+        Ok(())
+    }
+    guarded(|| {
+        if let Ok(mut weights) = Writable::<f32>::extract(weights.as_borrowed()) {
+            return run(py, &mut weights, &scales);
+        }
+        run(
+            py,
+            &mut Writable::<f64>::extract(weights.as_borrowed())?,
+            &scales,
+        )
+    })
+}
+
+/// Scale and zero point of inputs of a layer of 8-bit integers that reach from `low` to `high`.
+#[pyfunction]
+pub fn input_map(low: f32, high: f32) -> (f32, f32) {
+    let map = quantization::Affine::of(low, high);
+    (map.scale, map.zero)
 }
 
 /// Whether a metric has a meaning under a loss.

@@ -40,6 +40,8 @@ pub struct LayerSpec {
     #[pyo3(default)]
     non_negative: bool,
     #[pyo3(default)]
+    integer: bool,
+    #[pyo3(default)]
     rate: f64,
     #[pyo3(default)]
     stddev: f64,
@@ -69,6 +71,7 @@ impl LayerSpec {
                 l2: self.l2,
                 max_norm: self.max_norm,
                 non_negative: self.non_negative,
+                integer: self.integer,
             }),
             "activation" => Layer::Activation(activation()?),
             "dropout" => Layer::Dropout { rate: self.rate },

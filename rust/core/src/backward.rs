@@ -191,6 +191,8 @@ impl<F: Element> Backward<'_, F> {
                 d_input,
                 narrow,
             ),
+            // Integers are for prediction alone.
+            Op::Integer { .. } => {}
             Op::Pointwise(_) | Op::Dropout { .. } | Op::GaussianNoise { .. } => {
                 if let Some(d_input) = d_input {
                     pointwise::pass_on(d_output, d_input);

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::Buffer;
-use crate::plan::Slot;
+use crate::plan::{Slot, Storage};
 
 /// Metadata key of the checksum.
 pub const CHECKSUM: &str = "ranvier.checksum";
@@ -37,6 +37,13 @@ pub struct Tensor<'a, F> {
     pub name: String,
     pub slot: &'a Slot,
     pub flat: &'a [F],
+}
+
+impl<F: Element> Tensor<'_, F> {
+    /// Its size in a file.
+    fn bytes(&self) -> usize {
+        self.slot.count() * bytes_of::<F>(file_dtype::<F>(self.slot))
+    }
 }
 
 /// What goes into a file.
@@ -61,6 +68,21 @@ fn dtype<F: Element>() -> Dtype {
     match size_of::<F>() {
         4 => Dtype::F32,
         _ => Dtype::F64,
+    }
+}
+
+/// Type of a parameter's values in a file.
+fn file_dtype<F: Element>(slot: &Slot) -> Dtype {
+    match slot.storage {
+        Storage::Integer => Dtype::I8,
+        _ => dtype::<F>(),
+    }
+}
+
+fn bytes_of<F: Element>(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::I8 => 1,
+        _ => size_of::<F>(),
     }
 }
 
@@ -89,10 +111,10 @@ impl<F: Element> Contents<'_, F> {
         for (name, _) in self.counters {
             text += &add(name, "I64", &[], size_of::<i64>());
         }
-        let name = if size_of::<F>() == 4 { "F32" } else { "F64" };
         for tensor in &self.tensors {
-            let bytes = tensor.slot.count() * size_of::<F>();
-            text += &add(&tensor.name, name, &file_shape(tensor.slot), bytes);
+            let dtype = file_dtype::<F>(tensor.slot);
+            let (name, shape) = (format!("{dtype:?}"), file_shape(tensor.slot));
+            text += &add(&tensor.name, &name, &shape, tensor.bytes());
         }
         text.push('}');
         let mut header = text.into_bytes();
@@ -117,11 +139,15 @@ impl<F: Element> Contents<'_, F> {
                 |error: Error| io::Error::new(io::ErrorKind::OutOfMemory, error.to_string());
             let mut values = Buffer::<F>::zeroed(tensor.slot.count()).map_err(refused)?;
             read_out(tensor.slot, tensor.flat, &mut values);
+            let size = bytes_of::<F>(file_dtype::<F>(tensor.slot));
             let mut bytes = [0; 1 << 12];
-            for values in values.chunks(bytes.len() / size_of::<F>()) {
-                let used = size_of_val(values);
-                for (bytes, value) in bytes.chunks_exact_mut(size_of::<F>()).zip(values) {
-                    value.to_le(bytes);
+            for values in values.chunks(bytes.len() / size) {
+                let used = size * values.len();
+                for (bytes, value) in bytes.chunks_exact_mut(size).zip(values) {
+                    match bytes {
+                        [byte] => *byte = value.to_f64() as i8 as u8,
+                        _ => value.to_le(bytes),
+                    }
                 }
                 to.write_all(&bytes[..used])?;
             }
@@ -135,11 +161,7 @@ impl<F: Element> Contents<'_, F> {
 
     /// The file as bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let tensors: usize = self
-            .tensors
-            .iter()
-            .map(|t| t.slot.count() * size_of::<F>())
-            .sum();
+        let tensors: usize = self.tensors.iter().map(Tensor::bytes).sum();
         let bytes = tensors + self.header().0.len() + 8 * (self.counters.len() + 1);
         let mut data = Vec::new();
         data.try_reserve_exact(bytes)
@@ -280,20 +302,20 @@ fn io_error(operation: &str, path: &Path, error: &io::Error) -> Error {
 /// Storage to the row-major values of a file.
 fn read_out<F: Element>(slot: &Slot, flat: &[F], values: &mut [F]) {
     let storage = &flat[slot.range::<F>()];
-    if slot.turned || slot.dims.len() < 2 {
-        slot.panels.unpack(storage, values);
-    } else {
-        slot.panels.unpack_transposed(storage, values);
+    match slot.storage {
+        Storage::Integer => slot.unpack_integers(storage, values, true),
+        Storage::Plain if slot.dims.len() == 2 => slot.panels.unpack_transposed(storage, values),
+        _ => slot.panels.unpack(storage, values),
     }
 }
 
 /// Row-major values of a file to storage.
 fn read_in<F: Element>(slot: &Slot, values: &[F], flat: &mut [F]) {
     let storage = &mut flat[slot.range::<F>()];
-    if slot.turned || slot.dims.len() < 2 {
-        slot.panels.pack(values, storage);
-    } else {
-        slot.panels.pack_transposed(values, storage);
+    match slot.storage {
+        Storage::Integer => slot.pack_integers(values, storage, true),
+        Storage::Plain if slot.dims.len() == 2 => slot.panels.pack_transposed(values, storage),
+        _ => slot.panels.pack(values, storage),
     }
 }
 
@@ -426,12 +448,11 @@ impl File {
             return Err(fault(&self.name, &format!("no tensor {name:?}")));
         };
         let shape = file_shape(slot);
-        if info.dtype != dtype::<F>() || info.shape != shape {
+        let dtype = file_dtype::<F>(slot);
+        if info.dtype != dtype || info.shape != shape {
             let what = format!(
-                "tensor {name:?}: expected {:?} of shape {shape:?}, got {:?} of shape {:?}",
-                dtype::<F>(),
-                info.dtype,
-                info.shape
+                "tensor {name:?}: expected {dtype:?} of shape {shape:?}, got {:?} of shape {:?}",
+                info.dtype, info.shape
             );
             return Err(fault(&self.name, &what));
         }
@@ -442,7 +463,7 @@ impl File {
     pub fn read<F: Element>(&mut self, name: &str, slot: &Slot, flat: &mut [F]) -> Result<()> {
         self.check::<F>(name, slot)?;
         let mut values = Buffer::<F>::zeroed(slot.count())?;
-        self.values(name, &mut values)?;
+        self.values_of(name, file_dtype::<F>(slot), &mut values)?;
         if !values.iter().all(|value| value.finite()) {
             return Err(fault(
                 &self.name,
@@ -455,9 +476,15 @@ impl File {
 
     /// Reads a tensor's values as they lie in the file; it must be of type F.
     pub fn values<F: Element>(&mut self, name: &str, values: &mut [F]) -> Result<()> {
+        self.values_of(name, dtype::<F>(), values)
+    }
+
+    /// The same of a tensor of type `dtype`.
+    fn values_of<F: Element>(&mut self, name: &str, dtype: Dtype, values: &mut [F]) -> Result<()> {
+        let size = bytes_of::<F>(dtype);
         let info = self.header.info(name).filter(|info| {
             let (first, end) = info.data_offsets;
-            info.dtype == dtype::<F>() && end - first == size_of_val(values)
+            info.dtype == dtype && end - first == size * values.len()
         });
         let Some(first) = info.map(|info| info.data_offsets.0) else {
             return Err(fault(&self.name, &format!("no such tensor {name:?}")));
@@ -467,13 +494,16 @@ impl File {
         let start = SeekFrom::Start(self.start + first as u64);
         self.source.seek(start).map_err(|error| failed(&error))?;
         let mut bytes = [0; 1 << 12];
-        for values in values.chunks_mut(bytes.len() / size_of::<F>()) {
-            let bytes = &mut bytes[..size_of_val(values)];
+        for values in values.chunks_mut(bytes.len() / size) {
+            let bytes = &mut bytes[..size * values.len()];
             self.source
                 .read_exact(bytes)
                 .map_err(|error| failed(&error))?;
-            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size_of::<F>())) {
-                *value = F::from_le(bytes);
+            for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size)) {
+                *value = match bytes {
+                    &[byte] => F::of_int((byte as i8).into()),
+                    _ => F::from_le(bytes),
+                };
             }
         }
         Ok(())

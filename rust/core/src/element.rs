@@ -7,6 +7,7 @@ use std::ops::{AddAssign, MulAssign, SubAssign};
 use crate::math::Math;
 use crate::matrix::{Buffer, Plain};
 use crate::simd::bf16::{Arithmetic, Bf16, Full};
+use crate::simd::quads::Int8;
 use crate::simd::vector::{self, Vector};
 
 /// A floating-point type of parameters, activations and gradients.
@@ -29,15 +30,23 @@ pub trait Element:
     type Portable: Vector<Self>;
     /// The narrow arithmetic of products, where the type has one.
     type Narrow: Arithmetic<Self>;
+    /// The integer arithmetic of products, where the type has one.
+    type Integer: Arithmetic<Self>;
 
     /// Nearest value of this type; the one place where hyperparameters are rounded.
     fn of(value: f64) -> Self;
+    /// Nearest value to an integer of 32 bits.
+    fn of_int(value: i32) -> Self;
     /// Nearest value to an integer that may be wider than the type's digits.
     fn of_integer(value: i128) -> Self;
     fn to_f64(self) -> f64;
     fn root(self) -> Self;
     fn finite(self) -> bool;
     fn nan(self) -> bool;
+    /// The lowest 32 bits, for elements that are no numbers of this type.
+    fn bits(self) -> u32;
+    /// The inverse of [`Self::bits`].
+    fn of_bits(bits: u32) -> Self;
     /// The value's bytes, least first.
     fn to_le(self, bytes: &mut [u8]);
     /// The inverse of [`Self::to_le`].
@@ -47,7 +56,7 @@ pub trait Element:
 }
 
 macro_rules! element {
-    ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident, $narrow:ident) => {
+    ($type:ident, $lanes:literal, $avx512:ident, $avx2:ident, $narrow:ident, $integer:ident, $bits:ident) => {
         impl Element for $type {
             const LANES: usize = $lanes;
             const EPSILON: f64 = $type::EPSILON as f64;
@@ -58,9 +67,15 @@ macro_rules! element {
             type Avx2 = std::arch::x86_64::$avx2;
             type Portable = vector::Plain<$type, { 16 / size_of::<$type>() }>;
             type Narrow = $narrow;
+            type Integer = $integer;
 
             #[inline(always)]
             fn of(value: f64) -> Self {
+                value as $type
+            }
+            #[inline(always)]
+            #[allow(clippy::cast_lossless, reason = "it is for one of the two types")]
+            fn of_int(value: i32) -> Self {
                 value as $type
             }
             #[inline(always)]
@@ -82,6 +97,14 @@ macro_rules! element {
             #[inline(always)]
             fn nan(self) -> bool {
                 self.is_nan()
+            }
+            #[inline(always)]
+            fn bits(self) -> u32 {
+                self.to_bits() as u32
+            }
+            #[inline(always)]
+            fn of_bits(bits: u32) -> Self {
+                Self::from_bits($bits::from(bits))
             }
             #[inline(always)]
             fn to_le(self, bytes: &mut [u8]) {
@@ -110,5 +133,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, 16, __m512, __m256, Bf16);
-element!(f64, 8, __m512d, __m256d, Full);
+element!(f32, 16, __m512, __m256, Bf16, Int8, u32);
+element!(f64, 8, __m512d, __m256d, Full, Full, u64);

@@ -35,6 +35,7 @@ mod normal;
 pub mod optimizers;
 pub mod plan;
 pub mod pool;
+pub mod quantization;
 pub mod rng;
 pub mod schedule;
 pub mod simd;

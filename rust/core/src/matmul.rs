@@ -61,9 +61,9 @@ pub trait Epilogue<F: Element, const N: usize>: Copy + Sync {
         Bias::None
     }
 
-    /// `sums` are rows of the product, `arrays` the same rows of each array; the first array is empty where it is
-    /// `sums`.
-    fn finish(self, sums: &mut [F], arrays: [&mut [F]; N]);
+    /// `sums` are rows of a panel of the product, `arrays` the same rows of each array; the first array is empty where
+    /// it is `sums`.
+    fn finish(self, panel: usize, sums: &mut [F], arrays: [&mut [F]; N]);
 }
 
 /// Store the product.
@@ -74,7 +74,7 @@ impl<F: Element> Epilogue<F, 1> for Store {
     const APART: bool = false;
 
     #[inline(always)]
-    fn finish(self, _: &mut [F], _: [&mut [F]; 1]) {}
+    fn finish(self, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
 }
 
 /// Go on with the sums that are in place.
@@ -86,7 +86,7 @@ impl<F: Element> Epilogue<F, 1> for Continue {
     const CONTINUES: bool = true;
 
     #[inline(always)]
-    fn finish(self, _: &mut [F], _: [&mut [F]; 1]) {}
+    fn finish(self, _: usize, _: &mut [F], _: [&mut [F]; 1]) {}
 }
 
 /// Multiply what is in place: the derivative that the forward pass left there.
@@ -97,7 +97,7 @@ impl<F: Element> Epilogue<F, 1> for Gate {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, sums: &mut [F], [out]: [&mut [F]; 1]) {
+    fn finish(self, _: usize, sums: &mut [F], [out]: [&mut [F]; 1]) {
         gate(sums, out);
     }
 }
@@ -133,9 +133,57 @@ impl<F: Element> Epilogue<F, 2> for BiasActivation<'_, F> {
     }
 
     #[inline(always)]
-    fn finish(self, sums: &mut [F], [_, gates]: [&mut [F]; 2]) {
+    fn finish(self, _: usize, sums: &mut [F], [_, gates]: [&mut [F]; 2]) {
         if self.activation != Activation::Identity {
             apply(self.activation, sums, gates);
+        }
+    }
+}
+
+/// Make outputs of sums of integers: times a factor for each column, plus the bias, through the activation.
+#[derive(Clone, Copy)]
+pub struct Dequantize<'a, F> {
+    /// What is added to the integers, of each column.
+    pub offsets: &'a [F],
+    pub factors: &'a [F],
+    pub bias: Option<&'a [F]>,
+    pub activation: Activation,
+}
+
+impl<F: Element> Epilogue<F, 1> for Dequantize<'_, F> {
+    const APART: bool = false;
+
+    #[inline(always)]
+    fn bias(&self, panel: usize, _: usize) -> Bias<&[F]> {
+        Bias::Columns(&self.offsets[panel * F::PANEL..])
+    }
+
+    #[inline(always)]
+    fn finish(self, panel: usize, sums: &mut [F], _: [&mut [F]; 1]) {
+        let first = panel * F::PANEL;
+        let bias = self.bias.map_or(&[][..], |bias| &bias[first..]);
+        dequantize(&self.factors[first..], bias, sums);
+        if self.activation != Activation::Identity {
+            apply(self.activation, sums, &mut []);
+        }
+    }
+}
+
+kernel! {
+    fn dequantize[F: Element](factors: &[F], bias: &[F], sums: &mut [F])[F] {
+        // The last panel is as wide as what is left.
+        let width = factors.len().min(F::PANEL);
+        let factors = &factors[..width];
+        for row in sums.chunks_exact_mut(width) {
+            if bias.is_empty() {
+                for (sum, &factor) in row.iter_mut().zip(factors) {
+                    *sum = F::of_int(sum.bits() as i32) * factor;
+                }
+            } else {
+                for ((sum, &factor), &bias) in row.iter_mut().zip(factors).zip(bias) {
+                    *sum = F::of_int(sum.bits() as i32).fma(factor, bias);
+                }
+            }
         }
     }
 }
@@ -145,7 +193,7 @@ impl<F: Element> Epilogue<F, 4> for Update<F> {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, sums: &mut [F], arrays: [&mut [F]; 4]) {
+    fn finish(self, _: usize, sums: &mut [F], arrays: [&mut [F]; 4]) {
         self.apply(sums, arrays);
     }
 }
@@ -171,6 +219,18 @@ pub fn product<F: Element, E: Epilogue<F, N>, const N: usize>(
             multiply_all::<F, F::Narrow, E, N>(left, right, cols, arrays, epilogue);
         }
     }
+}
+
+/// [`product`] of integers: quadruples of unsigned bytes on the left, of signed ones on the right.
+pub fn integer_product<F: Element>(
+    left: PanelRef<'_, F>,
+    right: PanelRef<'_, F>,
+    out: &mut [F],
+    epilogue: Dequantize<'_, F>,
+) {
+    assert_eq!(left.shape.cols, right.shape.rows);
+    let (left, cols, right) = (Left::Plain(left), right.shape.cols, Right::Plain(right));
+    multiply_all::<F, F::Integer, _, 1>(left, right, cols, [out], epilogue);
 }
 
 /// Elements that a left operand takes in pairs.
@@ -385,7 +445,7 @@ vector_kernel! {
                     let rows = Rows { row, count, k0, k1, resume };
                     multiply::<F, V>(left, rows, block, width, bias, sums);
                     if k1 == depth {
-                        epilogue.finish(sums, parts);
+                        epilogue.finish(panel, sums, parts);
                     }
                 }
             }

@@ -16,10 +16,11 @@ use crate::layers::{
     batch_norm, clear_padding, dropout, layer_norm, noise, pointwise, softmax, standardize,
 };
 use crate::loss::weight_sum;
-use crate::matmul::{BiasActivation, Left, Right, product};
-use crate::matrix::{Buffer, Panels};
+use crate::matmul::{BiasActivation, Dequantize, Left, Right, integer_product, product};
+use crate::matrix::{Buffer, PanelRef, Panels};
 use crate::optimizers::Constraint;
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot, Subject};
+use crate::quantization::{self, Affine};
 use crate::rng::{Purpose, Stream};
 use crate::source::{Rows, Source};
 
@@ -34,6 +35,8 @@ pub struct Network<F: Element> {
     pub(crate) constraints: Vec<(usize, Constraint)>,
     pub parameters: Buffer<F>,
     pub state: Buffer<F>,
+    /// By layer of integers: what is made of its parameters.
+    derived: Vec<[Buffer<F>; 2]>,
     /// Raised by every change of parameters, so that what was derived from them is renewed.
     pub version: u64,
     pub inputs: usize,
@@ -104,6 +107,8 @@ pub struct Workspace<F: Element> {
     pub(crate) d_input: bool,
     /// Where products are in bf16, the place for their left operands.
     pub(crate) narrow: Option<Buffer<F>>,
+    /// Where layers are of integers, the place for their inputs.
+    quads: Buffer<F>,
     /// Row-major output of the last forward pass, and the place for its gradient.
     pub output: Buffer<F>,
     pub d_output: Buffer<F>,
@@ -121,12 +126,19 @@ impl<F: Element> Network<F> {
         for (slot, value) in state_fills {
             network.fill_state(slot, value);
         }
+        network.derive();
         Ok(network)
     }
 
     /// A network of zeros.
     fn of(plan: Plan, inputs: usize) -> Result<Self> {
+        let zeros = |node: &Node| Buffer::zeroed(Panels::new(1, node.outputs).len::<F>());
+        let integer = |node: &&Node| matches!(node.op, Op::Integer { .. });
+        let layers = plan.nodes.iter().filter(integer);
         Ok(Self {
+            derived: layers
+                .map(|node| Ok([zeros(node)?, zeros(node)?]))
+                .collect::<Result<_>>()?,
             nodes: plan.nodes,
             penalties: plan.penalties,
             constraints: plan.constraints,
@@ -157,6 +169,7 @@ impl<F: Element> Network<F> {
         let (mut parameters, mut state) = (take(&mut network.parameters), take(&mut network.state));
         network.read_tensors(file, names, "", &mut parameters, &mut state)?;
         (network.parameters, network.state) = (parameters, state);
+        network.derive();
         Ok(network)
     }
 
@@ -225,6 +238,38 @@ impl<F: Element> Network<F> {
         Ok(())
     }
 
+    /// Makes anew what follows from parameters of layers of integers.
+    fn derive(&mut self) {
+        let mut derived = take(&mut self.derived);
+        for node in &self.nodes {
+            if let Op::Integer {
+                weight,
+                scales,
+                place,
+                ..
+            } = node.op
+            {
+                let weights = self.slots[weight].panels.of(self.parameter(weight));
+                let [offsets, factors] = &mut derived[place];
+                let map = self.map(scales);
+                quantization::derive(weights, self.statistic(scales), map, offsets, factors);
+            }
+        }
+        self.derived = derived;
+    }
+
+    fn statistic(&self, slot: usize) -> &[F] {
+        &self.state[self.state_slots[slot].range::<F>()]
+    }
+
+    /// How a layer of integers takes its inputs.
+    fn map(&self, scales: usize) -> Affine<F> {
+        Affine {
+            scale: self.statistic(scales + 1)[0],
+            zero: self.statistic(scales + 2)[0],
+        }
+    }
+
     fn fill_state(&mut self, index: usize, value: f64) {
         let slot = &self.state_slots[index];
         self.state[slot.offset..][..slot.panels.cols].fill(F::of(value));
@@ -240,6 +285,11 @@ impl<F: Element> Network<F> {
             state_slots: self.state_slots.clone(),
             parameters: Buffer::copied(&self.parameters)?,
             state: Buffer::copied(&self.state)?,
+            derived: self
+                .derived
+                .iter()
+                .map(|[offsets, factors]| Ok([Buffer::copied(offsets)?, Buffer::copied(factors)?]))
+                .collect::<Result<_>>()?,
             version: self.version,
             inputs: self.inputs,
             outputs: self.outputs,
@@ -255,6 +305,7 @@ impl<F: Element> Network<F> {
     pub fn write(&mut self, index: usize, values: &[F]) {
         let slot = &self.slots[index];
         slot.pack(values, &mut self.parameters[slot.range::<F>()]);
+        self.derive();
         self.version += 1;
     }
 
@@ -262,6 +313,7 @@ impl<F: Element> Network<F> {
     pub fn write_state(&mut self, index: usize, values: &[F]) {
         let slot = &self.state_slots[index];
         slot.pack(values, &mut self.state[slot.range::<F>()]);
+        self.derive();
         self.version += 1;
     }
 
@@ -345,6 +397,10 @@ impl<F: Element> Network<F> {
                     Some(Buffer::zeroed(lefts.max().unwrap_or(0))?)
                 }
             },
+            quads: {
+                let lens = self.nodes.iter().map(|node| node.quads::<F>(rows));
+                Buffer::zeroed(lens.max().unwrap_or(0))?
+            },
             output: Buffer::zeroed(rows * self.outputs)?,
             d_output: Buffer::zeroed(if backward { rows * self.outputs } else { 0 })?,
         })
@@ -398,6 +454,18 @@ impl<F: Element> Network<F> {
                 &mut []
             };
             let statistics = &mut workspace.statistics[l];
+            if let Op::Integer { .. } = node.op {
+                let marked =
+                    self.forward_integers(node, inputs.of(input), output, &mut workspace.quads);
+                for row in marked {
+                    for panel in 0..shape.count::<F>() {
+                        let width = shape.width::<F>(panel);
+                        let start = shape.panel::<F>(panel).start + row * width;
+                        output[start..start + width].fill(F::NAN);
+                    }
+                }
+                continue;
+            }
             let narrow = workspace.narrow.as_deref_mut();
             self.forward_node(node, inputs, input, output, gates, statistics, pass, narrow);
         }
@@ -409,6 +477,39 @@ impl<F: Element> Network<F> {
         } else {
             node.output_shape(rows).unpack(last, output);
         }
+    }
+
+    /// A dense layer of integers; the rows whose outputs are NaN.
+    fn forward_integers(
+        &self,
+        node: &Node,
+        input: PanelRef<'_, F>,
+        output: &mut [F],
+        place: &mut [F],
+    ) -> Vec<usize> {
+        let Op::Integer {
+            weight,
+            bias,
+            activation,
+            scales,
+            place: number,
+        } = node.op
+        else {
+            return Vec::new();
+        };
+        let shape = quantization::in_quads(input.shape.rows, input.shape.cols);
+        let quads = &mut place[..shape.len::<F>()];
+        let marked = quantization::quantize_rows(input, self.map(scales), quads);
+        let [offsets, factors] = &self.derived[number];
+        let epilogue = Dequantize {
+            offsets,
+            factors,
+            bias: bias.map(|bias| self.parameter(bias)),
+            activation,
+        };
+        let weights = self.slots[weight].panels.of(self.parameter(weight));
+        integer_product(shape.of(quads), weights, output, epilogue);
+        marked
     }
 
     fn forward_node(
@@ -444,6 +545,7 @@ impl<F: Element> Network<F> {
                     product(left, right, [output, gates], epilogue, narrow);
                 }
             }
+            Op::Integer { .. } => {}
             Op::Pointwise(activation) => {
                 output.copy_from_slice(input);
                 apply(activation, output, gates);

@@ -9,7 +9,9 @@ use crate::lanes;
 use crate::matmul::narrow_len;
 use crate::matrix::Panels;
 use crate::optimizers::Constraint;
+use crate::quantization::{MAX_INPUTS, in_quads};
 use crate::rng::Purpose;
+use crate::simd::quads;
 
 /// A last layer with fewer outputs than a vector has lanes, by this factor, is computed with the batch as columns:
 /// its padding would cost more than transposing its input.
@@ -68,6 +70,8 @@ pub struct Dense {
     /// What each step ends with.
     pub max_norm: Option<f64>,
     pub non_negative: bool,
+    /// Whether it multiplies 8-bit integers, which cannot be trained; see [`crate::quantization`].
+    pub integer: bool,
 }
 
 impl Dense {
@@ -83,6 +87,7 @@ impl Dense {
             l2: 0.0,
             max_norm: None,
             non_negative: false,
+            integer: false,
         }
     }
 }
@@ -144,32 +149,83 @@ pub struct Slot {
     pub dims: Vec<usize>,
     /// Shape in storage.
     pub panels: Panels,
-    /// Whether the storage holds the transpose.
-    pub turned: bool,
+    pub storage: Storage,
     pub offset: usize,
+}
+
+/// How a parameter is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    Plain,
+    /// As its transpose.
+    Turned,
+    /// As 8-bit integers, four that follow each other in a column to an element.
+    Integer,
 }
 
 impl Slot {
     /// Number of values.
     pub fn count(&self) -> usize {
-        self.panels.rows * self.panels.cols
+        self.dims.iter().product()
     }
 
     /// Row-major `values` to storage.
     pub fn pack<F: Element>(&self, values: &[F], storage: &mut [F]) {
-        if self.turned {
-            self.panels.pack_transposed(values, storage);
-        } else {
-            self.panels.pack(values, storage);
+        match self.storage {
+            Storage::Plain => self.panels.pack(values, storage),
+            Storage::Turned => self.panels.pack_transposed(values, storage),
+            Storage::Integer => self.pack_integers(values, storage, false),
         }
     }
 
     /// Storage to row-major `values`.
     pub fn unpack<F: Element>(&self, storage: &[F], values: &mut [F]) {
-        if self.turned {
-            self.panels.unpack_transposed(storage, values);
+        match self.storage {
+            Storage::Plain => self.panels.unpack(storage, values),
+            Storage::Turned => self.panels.unpack_transposed(storage, values),
+            Storage::Integer => self.unpack_integers(storage, values, false),
+        }
+    }
+
+    /// Where a row-major, or transposed, integer lies: the element, and the byte in it.
+    fn place<F: Element>(&self, index: usize, transposed: bool) -> (usize, usize) {
+        let (row, column) = if transposed {
+            (index % self.dims[0], index / self.dims[0])
         } else {
-            self.panels.unpack(storage, values);
+            (index / self.dims[1], index % self.dims[1])
+        };
+        let (panel, element) = (column / F::PANEL, row / quads::VALUES);
+        let start = self.panels.panel::<F>(panel).start;
+        let at = start + element * self.panels.width::<F>(panel) + column % F::PANEL;
+        (at, row % quads::VALUES)
+    }
+
+    /// Row-major integers (in, out), or transposed (out, in), to storage.
+    pub(crate) fn pack_integers<F: Element>(
+        &self,
+        values: &[F],
+        storage: &mut [F],
+        transposed: bool,
+    ) {
+        storage.fill(F::ZERO);
+        for (index, value) in values.iter().enumerate() {
+            let (at, byte) = self.place::<F>(index, transposed);
+            let mut bytes = quads::bytes(storage[at].bits());
+            bytes[byte] = value.to_f64() as i8 as u8;
+            storage[at] = F::of_bits(quads::quad(bytes));
+        }
+    }
+
+    /// The inverse of [`Self::pack_integers`].
+    pub(crate) fn unpack_integers<F: Element>(
+        &self,
+        storage: &[F],
+        values: &mut [F],
+        transposed: bool,
+    ) {
+        for (index, value) in values.iter_mut().enumerate() {
+            let (at, byte) = self.place::<F>(index, transposed);
+            *value = F::of_int((quads::bytes(storage[at].bits())[byte] as i8).into());
         }
     }
 
@@ -187,6 +243,16 @@ pub(crate) enum Op {
         activation: Activation,
         /// Whether output, gradient and weight are stored as their transposes: the batch as columns.
         turned: bool,
+    },
+    /// A dense layer of 8-bit integers: its scales of the weights, its map of the inputs (scale, zero) in consecutive
+    /// state slots.
+    Integer {
+        weight: usize,
+        bias: Option<usize>,
+        activation: Activation,
+        scales: usize,
+        /// Number among the layers of its kind.
+        place: usize,
     },
     Pointwise(Activation),
     PRelu {
@@ -286,6 +352,14 @@ impl Node {
         lens.into_iter().max().unwrap_or(0)
     }
 
+    /// Elements that the node's input takes as integers.
+    pub(crate) fn quads<F: Element>(&self, rows: usize) -> usize {
+        match self.op {
+            Op::Integer { .. } => in_quads(rows, self.inputs).len::<F>(),
+            _ => 0,
+        }
+    }
+
     /// Elements of what a batch leaves: forward for backward, or one part of a batch for the next one.
     pub(crate) fn statistics<F: Element>(&self, rows: usize) -> usize {
         match self.op {
@@ -318,11 +392,12 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>, turned: bool) -> usize {
-        let panels = match dims[..] {
-            [rows, cols] if turned => Panels::new(cols, rows),
-            [rows, cols] => Panels::new(rows, cols),
-            [cols] => Panels::new(1, cols),
+    fn add<F: Element>(&mut self, name: String, dims: Vec<usize>, storage: Storage) -> usize {
+        let panels = match (&dims[..], storage) {
+            (&[rows, cols], Storage::Plain) => Panels::new(rows, cols),
+            (&[rows, cols], Storage::Turned) => Panels::new(cols, rows),
+            (&[rows, cols], Storage::Integer) => Panels::new(rows.div_ceil(quads::VALUES), cols),
+            (&[cols], _) => Panels::new(1, cols),
             _ => Panels::new(1, 1),
         };
         let offset = self.len;
@@ -331,7 +406,7 @@ impl Layout {
             name,
             dims,
             panels,
-            turned,
+            storage,
             offset,
         });
         self.slots.len() - 1
@@ -374,6 +449,15 @@ impl Plan {
         };
         for (number, layer) in layers.iter().enumerate() {
             let last = number + 1 == depth;
+            if matches!(layer, Layer::Dense(dense) if dense.integer) && plan.outputs > MAX_INPUTS {
+                return Err(Error::argument(
+                    format!("layers[{number}]"),
+                    format!(
+                        "at most {MAX_INPUTS} inputs of a layer of integers, whose sums have 32 bits"
+                    ),
+                    plan.outputs,
+                ));
+            }
             plan.outputs = plan.add::<F>(number, layer, plan.outputs, last);
         }
         Ok(plan)
@@ -449,12 +533,18 @@ impl Plan {
             outputs,
         };
         let turned = last
+            && !dense.integer
             && NARROW * outputs <= F::LANES
             && matches!(activation, AnyActivation::Elementwise(_));
+        let storage = match (dense.integer, turned) {
+            (true, _) => Storage::Integer,
+            (false, true) => Storage::Turned,
+            (false, false) => Storage::Plain,
+        };
         let weight = self.parameter::<F>(
             format!("{number}.weight"),
             vec![width, outputs],
-            turned,
+            storage,
             Fill {
                 initializer: weight_init,
                 purpose: Purpose::Weight,
@@ -481,19 +571,36 @@ impl Plan {
                 layer: number,
                 fans,
             };
-            self.parameter::<F>(format!("{number}.bias"), vec![outputs], false, fill)
+            self.parameter::<F>(
+                format!("{number}.bias"),
+                vec![outputs],
+                Storage::Plain,
+                fill,
+            )
         });
         let elementwise = match activation {
             AnyActivation::Elementwise(activation) => activation,
             _ => Activation::Identity,
         };
-        self.nodes.push(Node {
-            op: Op::Dense {
+        let op = if dense.integer {
+            let place = |node: &&Node| matches!(node.op, Op::Integer { .. });
+            Op::Integer {
+                weight,
+                bias,
+                activation: elementwise,
+                scales: self.scales::<F>(number, outputs),
+                place: self.nodes.iter().filter(place).count(),
+            }
+        } else {
+            Op::Dense {
                 weight,
                 bias,
                 activation: elementwise,
                 turned,
-            },
+            }
+        };
+        self.nodes.push(Node {
+            op,
             inputs: width,
             outputs,
         });
@@ -502,11 +609,25 @@ impl Plan {
         }
     }
 
+    /// Scales of an integer layer's weights, and scale and zero of its inputs, in consecutive slots; returns the first.
+    fn scales<F: Element>(&mut self, number: usize, outputs: usize) -> usize {
+        let mut add = |role, dims| {
+            let name = format!("{number}.{role}");
+            let slot = self.state.add::<F>(name, dims, Storage::Plain);
+            self.state_fills.push((slot, 1.0));
+            slot
+        };
+        let scales = add("weight_scale", vec![outputs]);
+        add("input_scale", vec![]);
+        add("input_zero_point", vec![]);
+        scales
+    }
+
     /// Running mean and variance in consecutive slots; returns the mean's.
     fn running<F: Element>(&mut self, number: usize, width: usize) -> usize {
         let mut add = |role| {
             self.state
-                .add::<F>(format!("{number}.{role}"), vec![width], false)
+                .add::<F>(format!("{number}.{role}"), vec![width], Storage::Plain)
         };
         let mean = add("running_mean");
         add("running_var");
@@ -545,17 +666,17 @@ impl Plan {
                 outputs: 1,
             },
         };
-        self.parameter::<F>(name, dims, false, fill)
+        self.parameter::<F>(name, dims, Storage::Plain, fill)
     }
 
     fn parameter<F: Element>(
         &mut self,
         name: String,
         dims: Vec<usize>,
-        turned: bool,
+        storage: Storage,
         fill: Fill,
     ) -> usize {
-        let slot = self.parameters.add::<F>(name, dims, turned);
+        let slot = self.parameters.add::<F>(name, dims, storage);
         self.fills.push((fill, slot));
         slot
     }
@@ -643,6 +764,11 @@ fn check_sizes<F: Element>(layers: &[Layer], inputs: usize) -> Result<()> {
             Layer::BatchNorm { momentum, .. } if !(*momentum > 0.0 && *momentum <= 1.0) => {
                 Some(("momentum", "a number in (0, 1]", momentum.to_string()))
             }
+            Layer::Dense(Dense { integer: true, .. }) if size_of::<F>() != quads::VALUES => Some((
+                "dtype",
+                "float32 for layers of integers",
+                F::NAME.to_owned(),
+            )),
             Layer::Dense(Dense {
                 bias_init: Initializer::Orthogonal { .. },
                 ..

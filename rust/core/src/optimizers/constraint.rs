@@ -3,7 +3,7 @@
 use crate::element::Element;
 use crate::lanes;
 use crate::matrix::for_each_chunk;
-use crate::plan::Slot;
+use crate::plan::{Slot, Storage};
 use crate::simd::kernel;
 
 /// What an element costs, in multiply-adds of a product.
@@ -29,7 +29,7 @@ impl Constraint {
             });
         }
         let Some(limit) = self.max_norm else { return };
-        if slot.turned {
+        if slot.storage == Storage::Turned {
             limit_rows(slot, limit, storage);
         } else {
             for_each_chunk([storage], size, work, |_, [panel]| {

@@ -191,7 +191,7 @@ impl Epilogue<f64, 1> for Sum {
     const APART: bool = true;
 
     #[inline(always)]
-    fn finish(self, sums: &mut [f64], [out]: [&mut [f64]; 1]) {
+    fn finish(self, _: usize, sums: &mut [f64], [out]: [&mut [f64]; 1]) {
         accumulate(sums, out);
     }
 }

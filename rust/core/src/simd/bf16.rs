@@ -18,9 +18,14 @@ use crate::element::Element;
 pub trait Arithmetic<F: Element>: 'static {
     /// See [`Vector::VALUES`].
     const VALUES: usize;
+    /// Multiply-adds of two elements.
+    const PRODUCTS: usize = Self::VALUES;
     /// AVX-512 with AVX512-BF16.
     #[cfg(target_arch = "x86_64")]
     type Avx512Bf16: Vector<F>;
+    /// AVX-512 with AVX512-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Vnni: Vector<F>;
     #[cfg(target_arch = "x86_64")]
     type Avx512: Vector<F>;
     #[cfg(target_arch = "x86_64")]
@@ -29,6 +34,12 @@ pub trait Arithmetic<F: Element>: 'static {
 
     /// The element of two values.
     fn pair(first: F, second: F) -> F;
+
+    /// Whether elements are quadruples of integers, and this machine has an instruction for them.
+    #[inline(always)]
+    fn has_vnni() -> bool {
+        false
+    }
 }
 
 /// Numbers as they are.
@@ -38,6 +49,8 @@ impl<F: Element> Arithmetic<F> for Full {
     const VALUES: usize = 1;
     #[cfg(target_arch = "x86_64")]
     type Avx512Bf16 = F::Avx512;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Vnni = F::Avx512;
     #[cfg(target_arch = "x86_64")]
     type Avx512 = F::Avx512;
     #[cfg(target_arch = "x86_64")]
@@ -57,6 +70,8 @@ impl Arithmetic<f32> for Bf16 {
     const VALUES: usize = 2;
     #[cfg(target_arch = "x86_64")]
     type Avx512Bf16 = Native;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512Vnni = Pairs<__m512>;
     #[cfg(target_arch = "x86_64")]
     type Avx512 = Pairs<__m512>;
     #[cfg(target_arch = "x86_64")]
@@ -194,11 +209,11 @@ pub struct Pairs<V>(V);
 #[derive(Clone, Copy)]
 pub struct Native(__m512);
 
-/// The members of [`Vector`] that do not look into elements.
+/// The members of [`Vector`] that do not look into elements, but for `add`.
 macro_rules! wrapped {
-    ($inner:ty) => {
+    ($inner:ty, $values:literal) => {
         const LANES: usize = <$inner>::LANES;
-        const VALUES: usize = 2;
+        const VALUES: usize = $values;
         const ROWS: [usize; 4] = <$inner>::ROWS;
         const ACROSS: usize = <$inner>::ACROSS;
 
@@ -223,11 +238,6 @@ macro_rules! wrapped {
             unsafe { self.0.store(to) }
         }
         #[inline(always)]
-        unsafe fn add(self, b: Self) -> Self {
-            // SAFETY: forwarded to the caller.
-            Self(unsafe { self.0.add(b.0) })
-        }
-        #[inline(always)]
         unsafe fn transpose(rows: &mut [Self; 16]) {
             let mut inner = rows.map(|row| row.0);
             // SAFETY: forwarded to the caller.
@@ -236,11 +246,17 @@ macro_rules! wrapped {
         }
     };
 }
+pub(super) use wrapped;
 
 // SAFETY: the instruction set is that of V.
 unsafe impl<V: Halves> Vector<f32> for Pairs<V> {
-    wrapped!(V);
+    wrapped!(V, 2);
 
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        // SAFETY: forwarded to the caller.
+        Self(unsafe { self.0.add(b.0) })
+    }
     #[inline(always)]
     unsafe fn fma(self, b: Self, sum: Self) -> Self {
         // SAFETY: forwarded to the caller.
@@ -290,8 +306,13 @@ const _: () = {
 
     // SAFETY: the intrinsics are those of AVX-512 F and BW and AVX512-BF16.
     unsafe impl Vector<f32> for Native {
-        wrapped!(__m512);
+        wrapped!(__m512, 2);
 
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: forwarded to the caller.
+            Self(unsafe { self.0.add(b.0) })
+        }
         #[inline(always)]
         unsafe fn fma(self, b: Self, sum: Self) -> Self {
             // SAFETY: forwarded to the caller; the types are 64 bytes of any contents.

@@ -14,6 +14,7 @@
 
 pub(crate) mod bf16;
 mod peak;
+pub(crate) mod quads;
 pub(crate) mod tile;
 pub(crate) mod vector;
 
@@ -22,6 +23,7 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 pub use bf16::{Bf16, Full, bf16_native};
 pub use peak::fma_peak;
+pub use quads::Int8;
 
 /// Instruction sets with kernels, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,6 +190,15 @@ macro_rules! vector_kernel {
                 body::<A::Avx512Bf16, F, $($turbofish)*>($($arg),*);
             }
 
+            /// For integers alone.
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+            fn avx512_vnni<
+                F: Element, A: $crate::simd::bf16::Arithmetic<F> $(, $generic $(: $bound)?)* $(, const $size: usize)*
+            >($($arg: $type),*) {
+                body::<A::Avx512Vnni, F, $($turbofish)*>($($arg),*);
+            }
+
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")]
             fn avx512<
@@ -211,9 +222,16 @@ macro_rules! vector_kernel {
                 $crate::simd::Isa::Avx512 if A::VALUES == 2 && $crate::simd::bf16_native() => unsafe {
                     avx512_bf16::<F, A, $($turbofish)*>($($arg),*)
                 },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Isa::Avx512 if A::has_vnni() => unsafe {
+                    avx512_vnni::<F, A, $($turbofish)*>($($arg),*)
+                },
                 // SAFETY: `chosen` gives only what `Isa::available` has found on this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::simd::Isa::Avx512 => unsafe { avx512::<F, A, $($turbofish)*>($($arg),*) },
+                $crate::simd::Isa::Avx512 => unsafe {
+                    avx512::<F, A, $($turbofish)*>($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::simd::Isa::Avx2 => unsafe { avx2::<F, A, $($turbofish)*>($($arg),*) },

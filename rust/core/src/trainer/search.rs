@@ -72,6 +72,7 @@ pub(super) fn check<F: Element>(
         Op::GaussianNoise { .. } => Some("GaussianNoise"),
         Op::BatchNorm { .. } => Some("BatchNorm"),
         Op::Dense { .. }
+        | Op::Integer { .. }
         | Op::Pointwise(_)
         | Op::PRelu { .. }
         | Op::LayerNorm { .. }
