@@ -23,6 +23,7 @@ from . import (
     losses,
     metrics,
     optimizers,
+    quantization,
     schedules,
 )
 from ._core import __version__
@@ -57,6 +58,7 @@ from .layers import (
 from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
 from .optimizers import LBFGS, SGD, Adam, AdamW, LevenbergMarquardt
+from .quantization import QuantizationReport, QuantizedSequential, quantization_report
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ __all__ = [
     "NotFittedError",
     "OutOfMemoryError",
     "ProgressBar",
+    "QuantizationReport",
+    "QuantizedSequential",
     "RanvierError",
     "Sequential",
     "ShapeError",
@@ -121,6 +125,8 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "quantization",
+    "quantization_report",
     "reference",
     "schedules",
     "set_num_threads",

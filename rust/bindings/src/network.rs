@@ -246,6 +246,11 @@ impl Network {
     }
 
     #[getter]
+    fn input_size(&self) -> usize {
+        with_network!(self.any, shared, F => shared.inputs)
+    }
+
+    #[getter]
     fn output_size(&self, py: Python<'_>) -> usize {
         py.detach(|| with_network!(self.any, shared, F => shared.read().outputs))
     }
