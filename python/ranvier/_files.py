@@ -123,6 +123,7 @@ def contents(
     definitions: tuple[layers.Layer, ...],
     tables: tuple[Any, Any],
     metadata: dict[str, Any],
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """What the core needs for writing a file; without a path it returns the bytes."""
     names = torch_names(definitions, [name for table in tables for name, _ in table])
@@ -136,6 +137,7 @@ def contents(
         "metadata": list(texts.items()),
         "counters": [(name, 0) for name in counters(names)],
         "names": names,
+        "weights": weights,
     }
 
 
@@ -181,6 +183,11 @@ class Reader:
         if self.metadata.get("ranvier.kind") == "run":
             expected |= {prefix + name for prefix in _core.names("prefix") for name in names}
         tensors = [name for name, _, _ in self.file.tensors()]
+        expected |= {
+            f"{name}_scale"
+            for name, dtype, _ in self.file.tensors()
+            if dtype == "I8" and name in names
+        }
         for number in range(len(tensors) if self.metadata.get("ranvier.kind") == "run" else 0):
             own = names[:trained]
             pair = {f"{p}{number}.{name}" for p in _core.names("pairs") for name in own}

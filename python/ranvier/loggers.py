@@ -302,6 +302,7 @@ class MLflow(Callback):
             "loss": trainer.loss,
             "optimizer": trainer.optimizer,
             "precision": trainer.precision,
+            "quantization": trainer.quantization,
             "seed": trainer.seed,
         }
         mlflow.log_params({f"ranvier.{key}": repr(value) for key, value in parameters.items()})

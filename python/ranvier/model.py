@@ -142,10 +142,10 @@ class Sequential(Predictor):
             return partial(Sequential, self._layers, seed=self._seed, dtype=self._dtype.name), ()
         return _from_bytes, (self._write(None),)
 
-    def _write(self, path: str | None) -> bytes | None:
+    def _write(self, path: str | None, weights: str | None = None) -> bytes | None:
         network = self._require()
         metadata = {"ranvier.kind": "model", "ranvier.model": self._definition()}
-        return network.save(contents(path, self._layers, network.tables(), metadata))
+        return network.save(contents(path, self._layers, network.tables(), metadata, weights))
 
     def _definition(self) -> dict[str, Any]:
         return {
@@ -155,7 +155,7 @@ class Sequential(Predictor):
             "dtype": self._dtype.name,
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, weights: str | None = None) -> None:
         """Writes the model to a file that `ranvier.load` reads: definition, parameters, statistics.
 
         The format is safetensors, with the names and the layout, (out, in), of torch's Sequential:
@@ -164,9 +164,14 @@ class Sequential(Predictor):
 
         Args:
             path: where to; a file that is there is replaced. The ending is usually ".safetensors".
+            weights: None stores the weights of dense layers as they are; "bf16" the nearest
+                bfloat16, half as large as float32; "int8" integers with a scale for each output
+                (see `ranvier.quantization`), a quarter. `ranvier.load` gives a model of the same
+                dtype with the numbers that these stand for; torch takes files of "bf16" alone.
 
         Raises:
             OSError: the system refused, with its errno. What was at the path is still there.
+            ArgumentError: another `weights`.
             NotFittedError: the model does not know its input_size yet.
 
         Example:
@@ -177,7 +182,9 @@ class Sequential(Predictor):
             >>> bool(np.all(rv.load(path).predict(np.eye(3)) == model.predict(np.eye(3))))
             True
         """
-        self._write(path_of(path))
+        if weights is not None and not isinstance(weights, str):
+            raise DTypeError(f"weights: expected None or a string, got {weights!r}")
+        self._write(path_of(path), weights)
 
     def load_weights(self, path: Path) -> None:
         """Replaces all parameters by those of a safetensors file with torch's names.

@@ -96,6 +96,14 @@ class Trainer:
             "native"); elsewhere emulated, to the same bits, slower than float32. There is no loss
             scaling, for bfloat16 has float32's range. Unlike under torch's autocast, layers
             between the products see float32.
+        quantization: None, or "int8" for quantisation-aware training (Jacob et al. 2018): every
+            training step multiplies weights and inputs of dense layers rounded as
+            `model.quantize` rounds them, weights with one scale for each output, inputs with the
+            range of the batch; gradients pass the rounding as if it were not there (straight
+            through, Bengio et al. 2013) and move the numbers behind. So the network learns to live
+            with the rounding: train as usual, then some epochs so, then `quantize`. Prediction and
+            evaluation, also of validation rows, stay in the model's dtype. PyTorch averages the
+            ranges of batches and reduces the range of inputs by half.
         ema_decay: β in [0, 1): the exponential moving average of the parameters, θ̄ ← θ̄ +
             (1−β)/(1−β^t)·(θ − θ̄) after step t (Kingma and Ba 2015, section 7.2), is what is
             validated at the end of each epoch, kept as the best, and left in the model; 0.99 looks
@@ -132,6 +140,7 @@ class Trainer:
         optimizer: OptimizerLike = "adam",
         metrics: list[MetricLike] | None = None,
         precision: str | None = None,
+        quantization: str | None = None,
         ema_decay: float | None = None,
         seed: int | None = 0,
     ) -> None:
@@ -141,6 +150,11 @@ class Trainer:
         self._metrics = get_metrics(metrics, self._loss)
         self._optimizer = get_optimizer(optimizer).copy()
         self._precision = _checked_precision(precision, self._model)
+        self._quantization = _named(quantization, "quantization")
+        if precision is not None and quantization is not None:
+            raise ArgumentError(
+                f"quantization: expected None with precision={precision!r}, got {quantization!r}"
+            )
         if ema_decay is not None:
             ema_decay = real(ema_decay, "ema_decay", least=0.0, most=1.0, open_most=True)
         self._ema_decay = ema_decay
@@ -180,6 +194,11 @@ class Trainer:
     def precision(self) -> str | None:
         """What products are narrowed to while training; None for the model's dtype."""
         return self._precision
+
+    @property
+    def quantization(self) -> str | None:
+        """What weights and inputs of dense layers are rounded to while training."""
+        return self._quantization
 
     @property
     def ema_decay(self) -> float | None:
@@ -233,7 +252,8 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Definition and progress."""
-        options = {"precision": self._precision, "ema_decay": self._ema_decay}
+        named = ("precision", "quantization", "ema_decay")
+        options = {name: getattr(self, name) for name in named}
         given = "".join(
             f"{name}={value!r} " for name, value in options.items() if value is not None
         )
@@ -247,7 +267,8 @@ class Trainer:
         if self._core is None:
             made = partial(Trainer, self._model, loss=self._loss, optimizer=self._optimizer)
             made = partial(made, metrics=list(self._metrics))
-            made = partial(made, precision=self._precision, ema_decay=self._ema_decay)
+            made = partial(made, precision=self._precision, quantization=self._quantization)
+            made = partial(made, ema_decay=self._ema_decay)
             return partial(made, seed=self._seed), ()
         own = {"loss": self._loss, "optimizer": self._optimizer, "metrics": list(self._metrics)}
         for name, part in list(own.items()):
@@ -281,6 +302,7 @@ class Trainer:
             "optimizer": encode(self._optimizer),
             "metrics": encode(self._metrics),
             "precision": self._precision,
+            "quantization": self._quantization,
             "ema_decay": self._ema_decay,
             "seed": self._seed,
             "stopped_by": self.stopped_by,
@@ -295,8 +317,8 @@ class Trainer:
     def _ensured(self, network: _core.Network) -> _core.Trainer:
         if self._core is None:
             spec = self._optimizer._spec()
-            own = (self._precision, self._ema_decay, self._seed)
-            self._core = _core.Trainer(network, spec, *own)
+            rounding = self._precision or self._quantization
+            self._core = _core.Trainer(network, spec, rounding, self._ema_decay, self._seed)
         return self._core
 
     @classmethod
@@ -931,6 +953,8 @@ def _restored(
         parts[name] = stored if given is None else given
     parts["metrics"] = list(parts["metrics"])
     options = {name: run[name] for name in ("precision", "ema_decay", "seed")}
+    # Runs of earlier versions have none.
+    options["quantization"] = run.get("quantization")
     trainer = Trainer(model, **options, **parts)
     network = model._require()
     tables = network.tables()
@@ -1075,14 +1099,19 @@ def _warn_of_double_squash(model: Sequential, loss: Loss | CustomLoss) -> None:
         )
 
 
+def _named(value: str | None, option: str) -> str | None:
+    """None, or one of the core's names for an option."""
+    names = _core.names(option)
+    if value is not None and not isinstance(value, str):
+        raise DTypeError(f"{option}: expected None or a string, got {value!r}")
+    if value is not None and value not in names:
+        raise ArgumentError(f"{option}: expected None or {', '.join(names)}, got {value!r}")
+    return value
+
+
 def _checked_precision(precision: str | None, model: Sequential) -> str | None:
-    names = _core.names("precision")
-    if precision is None:
+    if _named(precision, "precision") is None:
         return None
-    if not isinstance(precision, str):
-        raise DTypeError(f"precision: expected None or a string, got {precision!r}")
-    if precision not in names:
-        raise ArgumentError(f"precision: expected None or {', '.join(names)}, got {precision!r}")
     if model.dtype != "float32":
         raise ArgumentError(
             f"precision: expected None for a model of {model.dtype}, got {precision!r} "

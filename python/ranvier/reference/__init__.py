@@ -11,7 +11,8 @@ How to read it. Start at the bottom and go up:
 3. `passes`: what a layer is; `layers` and `normalization`: the layers, each with its equations.
 4. `losses`, `schedules`, `steps` and `optimizers`: what is made small, and how; `second_order`,
    `line_search` and `problem`: how it is done by looking at the curvature.
-5. `network`: the chain rule through a row of layers; `trainer`: epochs, batches and steps.
+5. `rounding` and `quantization`: layers of 8-bit integers.
+6. `network`: the chain rule through a row of layers; `trainer`: epochs, batches and steps.
 
 The smallest network has one layer, a = sigmoid(x @ weight + bias), and learns by six lines. For
 n samples with K outputs each, * being elementwise and @ the product of matrices, they are
@@ -54,6 +55,7 @@ from .layers import (
 )
 from .network import Gradients, Sequential
 from .optimizers import LBFGS, SGD, Adam, AdamW, DivergedError, LevenbergMarquardt
+from .quantization import QuantizedSequential, quantize
 from .trainer import Trainer
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "Gradients",
     "LayerNorm",
     "LevenbergMarquardt",
+    "QuantizedSequential",
     "Sequential",
     "Softmax",
     "Standardize",
@@ -79,6 +82,7 @@ __all__ = [
     "layers",
     "losses",
     "optimizers",
+    "quantize",
     "random",
     "schedules",
 ]

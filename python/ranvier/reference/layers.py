@@ -18,6 +18,7 @@ from .random import (
     dropout_mask,
     noise,
 )
+from .rounding import rounded_input, rounded_weight
 from .vectors import Matrix, Tensor, Vector, column_sums, matmul, total, transpose
 
 __all__ = [
@@ -117,6 +118,8 @@ class Dense:
 
     def forward(self, parameters: Parameters, x: Matrix, mode: Mode) -> Forward:
         weight = cast(Matrix, parameters["weight"])
+        if mode.quantized:
+            weight, x = rounded_weight(weight), rounded_input(x)
         z = matmul(x, weight)
         if self.use_bias:
             bias = cast(Vector, parameters["bias"])

@@ -19,13 +19,14 @@ Backward: TypeAlias = Callable[[Matrix], tuple[Matrix, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Mode:
-    """The circumstances of a pass; only Dropout, GaussianNoise and BatchNorm look at them.
+    """The circumstances of a pass; most layers do not look at them.
 
     Args:
         training: False: dropout passes everything, batch norm uses its running statistics.
         seed, epoch, first_position: where dropout and noise are drawn; row r of the batch has
             the position first_position + r in the order of its epoch.
         weights: one weight per row of the batch, or None for 1 each.
+        quantized: True: dense layers multiply what 8-bit integers stand for; see `quantization`.
         layer: index of the layer in its Sequential, set by it.
     """
 
@@ -34,6 +35,7 @@ class Mode:
     epoch: int = 0
     first_position: int = 0
     weights: Vector | None = None
+    quantized: bool = False
     layer: int = 0
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from . import losses, optimizers, schedules
@@ -39,6 +40,8 @@ class Trainer:
         loss: a name, an object of `losses`, or any object with `value_and_gradient`.
         optimizer: a name or an object of `optimizers`; its moments stay with it.
         seed: what the order of the rows and the dropout masks are drawn from.
+        quantization: "int8" rounds weights and inputs of dense layers in training steps, as
+            `quantization` says.
         ema_decay: beta, 0 <= beta < 1, of an average of the parameters, which fit leaves in the
             model: after step t, average += (1 - beta) / (1 - beta^t) (theta - average). Training
             goes on from theta, in a further fit too if the model is then as it was left. None: no
@@ -52,6 +55,7 @@ class Trainer:
         loss: str | AnyLoss,
         optimizer: str | AnyOptimizer | SecondOrder,
         seed: int = 0,
+        quantization: str | None = None,
         ema_decay: float | None = None,
     ) -> None:
         self.model = model
@@ -62,6 +66,9 @@ class Trainer:
         self.step = 0
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie in [0, 1), got {ema_decay}")
+        if quantization not in (None, "int8"):
+            raise ValueError(f"quantization must be None or 'int8', got {quantization!r}")
+        self.quantization = quantization
         self.ema_decay = ema_decay
         self._averaged = 0
         self._average: dict[str, Tensor] = {}
@@ -109,6 +116,8 @@ class Trainer:
                 raise ValueError(f"batch_size must be all {len(x)} rows, got {batch_size}")
             if self.ema_decay is not None:
                 raise ValueError(f"ema_decay must be None, got {self.ema_decay}")
+            if self.quantization is not None:
+                raise ValueError(f"quantization must be None, got {self.quantization!r}")
             problem = Problem(self.model, x, y, self.loss, weights)
             return self._search(problem, self.optimizer, epochs, on_step)
         losses_of_epochs = [
@@ -239,7 +248,9 @@ class Trainer:
         self, x: Matrix, y: Target, weights: Vector, rows: Sequence[int], first: int
     ) -> float:
         """Forward, backward, update; `first` is the place of the batch in the epoch's order."""
-        mode = Mode(training=True, seed=self.seed, epoch=self.epoch, first_position=first)
+        quantized = self.quantization is not None
+        mode = Mode(training=True, seed=self.seed, epoch=self.epoch, quantized=quantized)
+        mode = replace(mode, first_position=first)
         result = self.model.differentiate(
             [x[i] for i in rows],
             [y[i] for i in rows],

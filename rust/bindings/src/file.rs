@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use ranvier_core::checkpoint::{self, Contents, Tensor};
+use ranvier_core::checkpoint::{self, Contents, Form, Tensor};
 use ranvier_core::element::Element;
 use ranvier_core::error::{Error, Result};
 
@@ -77,9 +77,16 @@ pub struct Destination {
     counters: Vec<(String, i64)>,
     /// Names of the parameters and running statistics, in the order of `Network.tables`.
     pub names: Vec<String>,
+    /// What matrices are narrowed to.
+    weights: Option<String>,
 }
 
 impl Destination {
+    /// The form of matrices.
+    pub fn weights(&self) -> Result<Form> {
+        self.weights.as_deref().map_or(Ok(Form::Own), Form::parse)
+    }
+
     /// Writes the file; returns its bytes where there is no path.
     pub fn write<F: Element>(&self, tensors: Vec<Tensor<'_, F>>) -> Result<Option<Vec<u8>>> {
         let contents = Contents {

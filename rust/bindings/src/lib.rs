@@ -16,6 +16,7 @@ mod _core {
     use super::{PyResult, errors::guarded};
     use ranvier_core::{
         activation::Activation,
+        checkpoint::Form,
         init::Initializer,
         loss::Loss,
         metric::Metric,
@@ -118,6 +119,8 @@ mod _core {
             "loss" => Loss::NAMES.into(),
             "dialect" => Dialect::NAMES.into(),
             "precision" => Precision::NAMES.into(),
+            "quantization" => Precision::QUANTIZED.into(),
+            "weights" => Form::NAMES.into(),
             "per" => Per::NAMES.into(),
             "metric" => Metric::NAMES.into(),
             "prefix" => PREFIXES.into(),

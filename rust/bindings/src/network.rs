@@ -221,7 +221,8 @@ impl Network {
                 with_network!(self.any, shared, F => {
                     let network = shared.read();
                     let (parameters, state) = (&network.parameters, &network.state);
-                    to.write(network.tensors(&to.names, "", parameters, state))
+                    let weights = to.weights()?;
+                    to.write(network.tensors(&to.names, "", parameters, state, weights))
                 })
             });
             as_bytes(py, bytes)

@@ -153,13 +153,19 @@ impl<F: Element> Backward<'_, F> {
                 data: &mut before[l][..inputs.len::<F>()],
                 gated: l > 0 && self.nodes[l - 1].gated(),
             });
+            let rounded = workspace.rounded.as_ref();
+            let input = match (node.op, rounded) {
+                (Op::Dense { .. }, Some(rounded)) => &rounded.inputs[l],
+                _ => &workspace.values[l],
+            };
             let stored = Stored {
-                input: &workspace.values[l],
+                input,
                 output: &workspace.values[l + 1],
                 statistics: &mut workspace.statistics[l],
             };
             self.node(
                 node,
+                rounded.map(|rounded| &*rounded.weights),
                 stored,
                 d_output,
                 d_input,
@@ -168,9 +174,11 @@ impl<F: Element> Backward<'_, F> {
         }
     }
 
+    /// `rounded` has what was multiplied in place of weights.
     fn node(
         &mut self,
         node: Node,
+        rounded: Option<&[F]>,
         stored: Stored<'_, F>,
         d_output: &[F],
         d_input: Option<DInput<'_, F>>,
@@ -185,6 +193,7 @@ impl<F: Element> Backward<'_, F> {
                 ..
             } => self.dense(
                 node,
+                rounded,
                 (weight, bias, turned),
                 stored,
                 d_output,
@@ -266,6 +275,7 @@ impl<F: Element> Backward<'_, F> {
     fn dense(
         &mut self,
         node: Node,
+        rounded: Option<&[F]>,
         (weight, bias, turned): (usize, Option<usize>, bool),
         stored: Stored<'_, F>,
         d_output: &[F],
@@ -274,7 +284,9 @@ impl<F: Element> Backward<'_, F> {
     ) {
         let d_output = node.output_shape(self.rows).of(d_output);
         if let Some(d_input) = d_input {
-            let weight = self.slots[weight].panels.of(self.parameter(weight));
+            let slot = &self.slots[weight];
+            let values = rounded.map(|rounded| &rounded[slot.range::<F>()]);
+            let weight = slot.panels.of(values.unwrap_or(self.parameter(weight)));
             let (left, right) = if turned {
                 (Left::Transposed(d_output), Right::Plain(weight))
             } else {

@@ -20,6 +20,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::matrix::Buffer;
 use crate::plan::{Slot, Storage};
+use crate::quantization;
 
 /// Metadata key of the checksum.
 pub const CHECKSUM: &str = "ranvier.checksum";
@@ -37,12 +38,81 @@ pub struct Tensor<'a, F> {
     pub name: String,
     pub slot: &'a Slot,
     pub flat: &'a [F],
+    pub form: Form,
+}
+
+/// What of a parameter a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Its values.
+    Own,
+    /// The nearest bf16.
+    Bf16,
+    /// 8-bit integers with a scale for each output, see [`crate::quantization`].
+    Int8,
+    /// The scales that belong to these.
+    Scales,
+}
+
+impl Form {
+    /// Names of what weights can be narrowed to.
+    pub const NAMES: [&'static str; 2] = ["bf16", "int8"];
+    /// What the name of scales ends with.
+    pub const SUFFIX: &'static str = "_scale";
+
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::argument(
+                "weights",
+                format!("None or {}", Self::NAMES.join(", ")),
+                format!("{name:?}"),
+            )),
+        }
+    }
 }
 
 impl<F: Element> Tensor<'_, F> {
+    fn dtype(&self) -> Dtype {
+        match self.form {
+            Form::Own => file_dtype::<F>(self.slot),
+            Form::Bf16 => Dtype::BF16,
+            Form::Int8 => Dtype::I8,
+            Form::Scales => dtype::<F>(),
+        }
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        let mut shape = file_shape(self.slot);
+        if self.form == Form::Scales {
+            shape.truncate(1);
+        }
+        shape
+    }
+
     /// Its size in a file.
     fn bytes(&self) -> usize {
-        self.slot.count() * bytes_of::<F>(file_dtype::<F>(self.slot))
+        self.shape().iter().product::<usize>() * bytes_of::<F>(self.dtype())
+    }
+
+    /// Its values, as they follow each other in a file.
+    fn values(&self) -> Result<Buffer<F>> {
+        let mut values = Buffer::<F>::zeroed(self.slot.count())?;
+        read_out(self.slot, self.flat, &mut values);
+        if !matches!(self.form, Form::Int8 | Form::Scales) {
+            return Ok(values);
+        }
+        let shape = file_shape(self.slot);
+        let mut scales = Buffer::<F>::zeroed(shape[0])?;
+        for (row, scale) in values.chunks_exact_mut(shape[1]).zip(scales.iter_mut()) {
+            quantization::quantize_row(row, scale);
+        }
+        Ok(if self.form == Form::Int8 {
+            values
+        } else {
+            scales
+        })
     }
 }
 
@@ -82,6 +152,7 @@ fn file_dtype<F: Element>(slot: &Slot) -> Dtype {
 fn bytes_of<F: Element>(dtype: Dtype) -> usize {
     match dtype {
         Dtype::I8 => 1,
+        Dtype::BF16 => 2,
         _ => size_of::<F>(),
     }
 }
@@ -112,9 +183,8 @@ impl<F: Element> Contents<'_, F> {
             text += &add(name, "I64", &[], size_of::<i64>());
         }
         for tensor in &self.tensors {
-            let dtype = file_dtype::<F>(tensor.slot);
-            let (name, shape) = (format!("{dtype:?}"), file_shape(tensor.slot));
-            text += &add(&tensor.name, &name, &shape, tensor.bytes());
+            let name = format!("{:?}", tensor.dtype());
+            text += &add(&tensor.name, &name, &tensor.shape(), tensor.bytes());
         }
         text.push('}');
         let mut header = text.into_bytes();
@@ -137,15 +207,15 @@ impl<F: Element> Contents<'_, F> {
         for tensor in &self.tensors {
             let refused =
                 |error: Error| io::Error::new(io::ErrorKind::OutOfMemory, error.to_string());
-            let mut values = Buffer::<F>::zeroed(tensor.slot.count()).map_err(refused)?;
-            read_out(tensor.slot, tensor.flat, &mut values);
-            let size = bytes_of::<F>(file_dtype::<F>(tensor.slot));
+            let values = tensor.values().map_err(refused)?;
+            let size = bytes_of::<F>(tensor.dtype());
             let mut bytes = [0; 1 << 12];
             for values in values.chunks(bytes.len() / size) {
                 let used = size * values.len();
                 for (bytes, value) in bytes.chunks_exact_mut(size).zip(values) {
                     match bytes {
                         [byte] => *byte = value.to_f64() as i8 as u8,
+                        [low, high] => [*low, *high] = bf16_of(value.to_f64()).to_le_bytes(),
                         _ => value.to_le(bytes),
                     }
                 }
@@ -319,6 +389,15 @@ fn read_in<F: Element>(slot: &Slot, values: &[F], flat: &mut [F]) {
     }
 }
 
+/// The nearest bf16, ties to even; larger numbers than it has become its largest.
+fn bf16_of(value: f64) -> u16 {
+    let rounded = crate::simd::rounded_bf16(value as f32);
+    if rounded & 0x7FFF == 0x7F80 {
+        return rounded - 1;
+    }
+    rounded
+}
+
 trait Source: Read + Seek + Send + Sync {}
 impl<T: Read + Seek + Send + Sync> Source for T {}
 
@@ -449,7 +528,10 @@ impl File {
         };
         let shape = file_shape(slot);
         let dtype = file_dtype::<F>(slot);
-        if info.dtype != dtype || info.shape != shape {
+        let narrowed = slot.dims.len() == 2
+            && (info.dtype == Dtype::BF16
+                || info.dtype == Dtype::I8 && self.has(&format!("{name}{}", Form::SUFFIX)));
+        if !narrowed && info.dtype != dtype || info.shape != shape {
             let what = format!(
                 "tensor {name:?}: expected {dtype:?} of shape {shape:?}, got {:?} of shape {:?}",
                 info.dtype, info.shape
@@ -463,7 +545,21 @@ impl File {
     pub fn read<F: Element>(&mut self, name: &str, slot: &Slot, flat: &mut [F]) -> Result<()> {
         self.check::<F>(name, slot)?;
         let mut values = Buffer::<F>::zeroed(slot.count())?;
-        self.values_of(name, file_dtype::<F>(slot), &mut values)?;
+        let stored = self.header.info(name).map(|info| info.dtype);
+        self.values_of(name, stored.unwrap_or(dtype::<F>()), &mut values)?;
+        if stored == Some(Dtype::I8) && slot.storage != Storage::Integer {
+            let rows = file_shape(slot)[0];
+            let mut scales = Buffer::<F>::zeroed(rows)?;
+            self.values(&format!("{name}{}", Form::SUFFIX), &mut scales)?;
+            for (row, &scale) in values
+                .chunks_exact_mut(slot.count() / rows)
+                .zip(scales.iter())
+            {
+                for value in row {
+                    *value *= scale;
+                }
+            }
+        }
         if !values.iter().all(|value| value.finite()) {
             return Err(fault(
                 &self.name,
@@ -500,8 +596,12 @@ impl File {
                 .read_exact(bytes)
                 .map_err(|error| failed(&error))?;
             for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(size)) {
-                *value = match bytes {
-                    &[byte] => F::of_int((byte as i8).into()),
+                *value = match *bytes {
+                    [byte] => F::of_int((byte as i8).into()),
+                    [low, high] => {
+                        let bits = u32::from(u16::from_le_bytes([low, high])) << 16;
+                        F::of(f32::from_bits(bits).into())
+                    }
                     _ => F::from_le(bytes),
                 };
             }

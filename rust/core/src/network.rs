@@ -8,7 +8,7 @@
 use std::mem::take;
 
 use crate::activation::apply;
-use crate::checkpoint::{File, Tensor};
+use crate::checkpoint::{File, Form, Tensor};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lanes;
@@ -20,7 +20,7 @@ use crate::matmul::{BiasActivation, Dequantize, Left, Right, integer_product, pr
 use crate::matrix::{Buffer, PanelRef, Panels};
 use crate::optimizers::Constraint;
 use crate::plan::{Fill, Layer, Node, Op, Plan, Slot, Subject};
-use crate::quantization::{self, Affine};
+use crate::quantization::{self, Affine, Rounded};
 use crate::rng::{Purpose, Stream};
 use crate::source::{Rows, Source};
 
@@ -50,15 +50,20 @@ pub enum Precision {
     Full,
     /// Operands rounded to bf16, sums in f32; see [`crate::matmul`].
     Bf16,
+    /// Weights and inputs rounded to what 8-bit integers stand for; see [`crate::quantization::Rounded`].
+    Int8,
 }
 
 impl Precision {
     /// Names of what is narrower than the network's numbers.
     pub const NAMES: [&'static str; 1] = ["bf16"];
+    /// Names of what is rounded as a quantised network rounds it.
+    pub const QUANTIZED: [&'static str; 1] = ["int8"];
 
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
             _ => Err(Error::argument(
                 "precision",
                 format!("None or {}", Self::NAMES.join(", ")),
@@ -107,6 +112,8 @@ pub struct Workspace<F: Element> {
     pub(crate) d_input: bool,
     /// Where products are in bf16, the place for their left operands.
     pub(crate) narrow: Option<Buffer<F>>,
+    /// Where weights and inputs are rounded, what they become.
+    pub(crate) rounded: Option<Rounded<F>>,
     /// Where layers are of integers, the place for their inputs.
     quads: Buffer<F>,
     /// Row-major output of the last forward pass, and the place for its gradient.
@@ -195,24 +202,36 @@ impl<F: Element> Network<F> {
         Ok(())
     }
 
-    /// The parameters and running statistics, or what belongs to them, for a file, where they have `names`, in order.
+    /// The parameters and running statistics, or what belongs to them, for a file, where they have `names`, in order;
+    /// matrices in the form of `weights`.
     pub fn tensors<'a>(
         &'a self,
         names: &[String],
         prefix: &str,
         parameters: &'a [F],
         state: &'a [F],
+        weights: Form,
     ) -> Vec<Tensor<'a, F>> {
         let slots = self.slots.iter().map(|slot| (slot, parameters));
         let states = self.state_slots.iter().map(|slot| (slot, state));
         let all = slots.chain(states).zip(names);
-        all.filter(|((_, flat), _)| !flat.is_empty())
-            .map(|((slot, flat), name)| Tensor {
-                name: format!("{prefix}{name}"),
+        let all = all.filter(|((_, flat), _)| !flat.is_empty());
+        let forms = |slot: &Slot| match weights {
+            Form::Int8 if slot.dims.len() == 2 => {
+                vec![(Form::Int8, ""), (Form::Scales, Form::SUFFIX)]
+            }
+            Form::Bf16 if slot.dims.len() == 2 => vec![(Form::Bf16, "")],
+            _ => vec![(Form::Own, "")],
+        };
+        all.flat_map(|((slot, flat), name)| {
+            forms(slot).into_iter().map(move |(form, suffix)| Tensor {
+                name: format!("{prefix}{name}{suffix}"),
                 slot,
                 flat,
+                form,
             })
-            .collect()
+        })
+        .collect()
     }
 
     fn initialize(&mut self, index: usize, fill: Fill, seed: u64) -> Result<()> {
@@ -390,8 +409,22 @@ impl<F: Element> Network<F> {
                 .map(|node| Buffer::zeroed(node.statistics::<F>(rows)))
                 .collect::<Result<_>>()?,
             d_input,
+            rounded: match precision {
+                Precision::Full | Precision::Bf16 => None,
+                Precision::Int8 => {
+                    let input = |node: &Node| match node.op {
+                        Op::Dense { .. } => node.input_shape(rows).len::<F>(),
+                        _ => 0,
+                    };
+                    let lens = self.nodes.iter().map(input);
+                    Some(Rounded {
+                        weights: Buffer::zeroed(self.parameters.len())?,
+                        inputs: lens.map(Buffer::zeroed).collect::<Result<_>>()?,
+                    })
+                }
+            },
             narrow: match precision {
-                Precision::Full => None,
+                Precision::Full | Precision::Int8 => None,
                 Precision::Bf16 => {
                     let lefts = self.nodes.iter().map(|node| node.narrow_len::<F>(rows));
                     Some(Buffer::zeroed(lefts.max().unwrap_or(0))?)
@@ -466,8 +499,20 @@ impl<F: Element> Network<F> {
                 }
                 continue;
             }
+            let mut input = input;
+            let mut parameters = &*self.parameters;
+            if let (Op::Dense { weight, .. }, Some(rounded)) = (node.op, &mut workspace.rounded) {
+                let range = self.slots[weight].range::<F>();
+                let to = &mut rounded.weights[range.clone()];
+                quantization::round_weight(&self.slots[weight], &parameters[range], to);
+                quantization::round_inputs(inputs.of(input), &mut rounded.inputs[l]);
+                input = &rounded.inputs[l][..input.len()];
+                parameters = &rounded.weights;
+            }
             let narrow = workspace.narrow.as_deref_mut();
-            self.forward_node(node, inputs, input, output, gates, statistics, pass, narrow);
+            self.forward_node(
+                parameters, node, inputs, input, output, gates, statistics, pass, narrow,
+            );
         }
         let depth = self.nodes.len();
         let (node, last) = (self.nodes[depth - 1], &workspace.values[depth]);
@@ -512,8 +557,10 @@ impl<F: Element> Network<F> {
         marked
     }
 
+    /// `weights` has the weights of dense layers, in the layout of the parameters.
     fn forward_node(
         &self,
+        weights: &[F],
         node: &Node,
         shape: Panels,
         input: &[F],
@@ -530,20 +577,20 @@ impl<F: Element> Network<F> {
                 activation,
                 turned,
             } => {
-                let weight = self.slots[weight].panels.of(self.parameter(weight));
+                let slot = &self.slots[weight];
+                let weight = slot.panels.of(&weights[slot.range::<F>()]);
                 let input = shape.of(input);
                 let epilogue = BiasActivation {
                     bias: bias.map(|bias| self.parameter(bias)),
                     activation,
                     turned,
                 };
-                if turned {
-                    let (left, right) = (Left::Plain(weight), Right::Transposed(input));
-                    product(left, right, [output, gates], epilogue, narrow);
+                let (left, right) = if turned {
+                    (Left::Plain(weight), Right::Transposed(input))
                 } else {
-                    let (left, right) = (Left::Plain(input), Right::Plain(weight));
-                    product(left, right, [output, gates], epilogue, narrow);
-                }
+                    (Left::Plain(input), Right::Plain(weight))
+                };
+                product(left, right, [output, gates], epilogue, narrow);
             }
             Op::Integer { .. } => {}
             Op::Pointwise(activation) => {

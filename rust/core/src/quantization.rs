@@ -11,7 +11,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::element::Element;
-use crate::matrix::{Order, PanelRef, Panels, for_each_tile};
+use crate::matrix::{Buffer, Order, PanelRef, Panels, for_each_chunk, for_each_tile};
+use crate::plan::{Slot, Storage};
 use crate::pool;
 use crate::simd::{kernel, quads};
 
@@ -25,6 +26,8 @@ const MOST: i32 = 127;
 const ROUNDING: usize = 4;
 /// Rows that a task quantises.
 const ROWS: usize = 48;
+/// Elements that a task rounds.
+const CHUNK: usize = 1 << 12;
 
 /// How the inputs of a layer are quantised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,6 +102,153 @@ kernel! {
                 *weight = nearest(clamped(*weight / scale, F::ZERO - most, most));
             }
         }
+    }
+}
+
+/// What a training step with quantised products multiplies in place of weights and inputs: the numbers that the integers
+/// stand for. The map of the inputs reaches over the whole batch. Gradients are passed on as if nothing had been rounded
+/// (straight through).
+pub struct Rounded<F: Element> {
+    /// In the layout of the parameters; those of dense layers' weights are filled.
+    pub weights: Buffer<F>,
+    /// By node; empty where it is no dense layer.
+    pub inputs: Vec<Buffer<F>>,
+}
+
+/// Rounds a weight in its storage, by output.
+pub fn round_weight<F: Element>(slot: &Slot, from: &[F], to: &mut [F]) {
+    let shape = slot.panels;
+    let work = ROUNDING * shape.rows * shape.cols;
+    if slot.storage == Storage::Turned {
+        // A row for each of a few outputs.
+        for row in 0..shape.rows {
+            let spans = (0..shape.count::<F>()).map(|panel| {
+                let width = shape.width::<F>(panel);
+                let start = shape.panel::<F>(panel).start + row * width;
+                start..start + width
+            });
+            let mut most = F::ZERO;
+            for span in spans.clone() {
+                largest(&from[span], &mut most);
+            }
+            for span in spans {
+                round_by(weight_scale(most), &from[span.clone()], &mut to[span]);
+            }
+        }
+        return;
+    }
+    for_each_tile(
+        shape,
+        [to],
+        (shape.rows, 1),
+        Order::Panels,
+        work,
+        |mut tile| {
+            let panel = tile.panels.start;
+            let width = tile.width(panel);
+            let [to] = tile.part(panel);
+            round_columns(&from[shape.panel::<F>(panel)], width, to);
+        },
+    );
+}
+
+kernel! {
+    fn largest[F: Element](values: &[F], most: &mut F)[F] {
+        for &value in values {
+            let size = if value < F::ZERO { F::ZERO - value } else { value };
+            *most = if size > *most { size } else { *most };
+        }
+    }
+}
+
+kernel! {
+    fn round_by[F: Element](scale: F, from: &[F], to: &mut [F])[F] {
+        let most = F::of_int(MOST);
+        for (to, &value) in to.iter_mut().zip(from) {
+            *to = nearest(clamped(value / scale, F::ZERO - most, most)) * scale;
+        }
+    }
+}
+
+kernel! {
+    fn round_columns[F: Element](from: &[F], width: usize, to: &mut [F])[F] {
+        let mut scales = [F::ZERO; 64];
+        let scales = &mut scales[..width];
+        for row in from.chunks_exact(width) {
+            for (most, &value) in scales.iter_mut().zip(row) {
+                let size = if value < F::ZERO { F::ZERO - value } else { value };
+                *most = if size > *most { size } else { *most };
+            }
+        }
+        for scale in scales.iter_mut() {
+            *scale = weight_scale(*scale);
+        }
+        let most = F::of_int(MOST);
+        for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+            for ((to, &value), &scale) in to.iter_mut().zip(from).zip(&*scales) {
+                *to = nearest(clamped(value / scale, F::ZERO - most, most)) * scale;
+            }
+        }
+    }
+}
+
+/// Rounds the inputs of a layer. NaN stays NaN.
+pub fn round_inputs<F: Element>(from: PanelRef<'_, F>, to: &mut [F]) {
+    let shape = from.shape;
+    let mut ends = [F::ZERO, F::ZERO];
+    for panel in 0..shape.count::<F>() {
+        range(
+            from.panel(panel),
+            shape.width::<F>(panel),
+            shape.used::<F>(panel),
+            &mut ends,
+        );
+    }
+    let map = Affine::of(ends[0], ends[1]);
+    let len = shape.len::<F>();
+    let from = &from.data[..len];
+    let work = ROUNDING * shape.rows * shape.cols;
+    for_each_chunk([&mut to[..len]], CHUNK, work, |start, [to]| {
+        round_values(map, &from[start..start + to.len()], to);
+    });
+}
+
+kernel! {
+    /// Widens (least, largest) to the columns that hold data.
+    fn range[F: Element](panel: &[F], width: usize, used: usize, ends: &mut [F; 2])[F] {
+        // One pair for each column, so that the loop over rows has no chain.
+        let (mut low, mut high) = ([ends[0]; 64], [ends[1]; 64]);
+        for row in panel.chunks_exact(width) {
+            for ((low, high), &value) in low.iter_mut().zip(&mut high).zip(&row[..used]) {
+                *low = if value < *low { value } else { *low };
+                *high = if value > *high { value } else { *high };
+            }
+        }
+        for (&low, &high) in low.iter().zip(&high) {
+            ends[0] = if low < ends[0] { low } else { ends[0] };
+            ends[1] = if high > ends[1] { high } else { ends[1] };
+        }
+    }
+}
+
+kernel! {
+    fn round_values[F: Element](map: Affine<F>, from: &[F], to: &mut [F])[F] {
+        let ((low, high), inverse) = (map.bounds(), F::ONE / map.scale);
+        for (to, &value) in to.iter_mut().zip(from) {
+            let rounded = nearest(clamped(value * inverse, low, high)) * map.scale;
+            *to = if value.nan() { value } else { rounded };
+        }
+    }
+}
+
+/// Integers of the weights of one output, as numbers, and their scale.
+pub fn quantize_row<F: Element>(weights: &mut [F], scale: &mut F) {
+    let mut most = F::ZERO;
+    largest(weights, &mut most);
+    *scale = weight_scale(most);
+    let most = F::of_int(MOST);
+    for weight in weights {
+        *weight = nearest(clamped(*weight / *scale, F::ZERO - most, most));
     }
 }
 

@@ -8,7 +8,7 @@ mod standardize;
 use std::time::{Duration, Instant};
 
 use crate::average::Average;
-use crate::checkpoint::{File, Tensor};
+use crate::checkpoint::{File, Form, Tensor};
 use crate::data::{self, BatchTargets, Data, Feed, Objective, Split};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -494,6 +494,13 @@ impl<F: Element> Trainer<F> {
                 plan.accumulate,
             ));
         }
+        if self.precision == Precision::Int8 {
+            return Err(Error::argument(
+                "accumulate",
+                "1 with quantization, whose range of inputs is that of a whole batch",
+                plan.accumulate,
+            ));
+        }
         if self.precision == Precision::Bf16 && !plan.batch_size.is_multiple_of(2) {
             return Err(Error::argument(
                 "batch_size",
@@ -508,22 +515,35 @@ impl<F: Element> Trainer<F> {
     /// best or the last parameters.
     pub fn tensors<'a>(&'a self, network: &'a Network<F>, names: &[String]) -> Vec<Tensor<'a, F>> {
         let none: &[F] = &[];
-        let mut tensors = network.tensors(names, "", &network.parameters, &network.state);
+        let mut tensors =
+            network.tensors(names, "", &network.parameters, &network.state, Form::Own);
         let OptimizerState { m, v, v_max, .. } = &self.state;
         for (prefix, moments) in MOMENTS.into_iter().zip([m, v, v_max]) {
-            tensors.extend(network.tensors(names, prefix, moments, none));
+            tensors.extend(network.tensors(names, prefix, moments, none, Form::Own));
         }
         for (i, pair) in self.pairs.get().iter().enumerate() {
             for (prefix, flat) in PAIRS.into_iter().zip([&pair.s, &pair.y]) {
-                tensors.extend(network.tensors(names, &format!("{prefix}{i}."), flat, none));
+                tensors.extend(network.tensors(
+                    names,
+                    &format!("{prefix}{i}."),
+                    flat,
+                    none,
+                    Form::Own,
+                ));
             }
         }
         if let Some((parameters, shown)) = self.average.as_ref().and_then(|a| a.aside(network)) {
             let prefix = if shown { TRAINED } else { AVERAGE };
-            tensors.extend(network.tensors(names, prefix, parameters, none));
+            tensors.extend(network.tensors(names, prefix, parameters, none, Form::Own));
         }
         if let Some((prefix, kept)) = self.aside(network) {
-            tensors.extend(network.tensors(names, prefix, &kept.parameters, &kept.state));
+            tensors.extend(network.tensors(
+                names,
+                prefix,
+                &kept.parameters,
+                &kept.state,
+                Form::Own,
+            ));
         }
         tensors
     }

@@ -122,6 +122,11 @@ fn rounded(value: f32) -> u32 {
         }
 }
 
+/// The nearest bf16, ties to even; what is below the normal numbers is 0.
+pub fn rounded_bf16(value: f32) -> u16 {
+    (rounded(value) >> 16) as u16
+}
+
 /// Vectors that can take pairs apart.
 ///
 /// # Safety

@@ -21,7 +21,7 @@ pub(crate) mod vector;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
-pub use bf16::{Bf16, Full, bf16_native};
+pub use bf16::{Bf16, Full, bf16_native, rounded_bf16};
 pub use peak::fma_peak;
 pub use quads::Int8;
 

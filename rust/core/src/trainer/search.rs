@@ -65,7 +65,11 @@ pub(super) fn check<F: Element>(
             "None for {}: rounding makes steps of the loss",
             method.name()
         );
-        return Err(Error::argument("precision", expected, "bf16"));
+        let (name, given) = match precision {
+            Precision::Int8 => ("quantization", "int8"),
+            _ => ("precision", "bf16"),
+        };
+        return Err(Error::argument(name, expected, given));
     }
     let unsteady = network.nodes.iter().find_map(|node| match node.op {
         Op::Dropout { .. } => Some("Dropout"),
