@@ -50,7 +50,7 @@ def normalized(width):
 
 
 # name: (input_size, layers, loss, outputs, optimizer, dtype, rows, batch_size); a dtype of "bf16"
-# is float32 trained in that precision
+# is float32 trained in that precision, one of "int8" float32 that is quantised, too
 NETWORKS = {
     "edges relu sgd": (130, chain(WIDTHS), "mse", 3, rv.SGD(momentum=0.9), "float32", 128, 64),
     "edges tanh adam": (65, chain(WIDTHS[::-1], "tanh"), "huber", 2, rv.Adam(), "float64", 65, 7),
@@ -77,6 +77,8 @@ NETWORKS = {
         *(rv.Adam(), "float64", 520, 257),
     ),
     "edges shared bf16": (130, chain(WIDTHS), "mse", 3, rv.Adam(), "bf16", 520, 257),
+    "edges int8": (130, chain(WIDTHS), "mse", 3, rv.SGD(momentum=0.9), "int8", 129, 63),
+    "wide int8": (131, chain([257, 255]), "cross_entropy", 10, rv.Adam(), "int8", 520, 257),
     "clipped shared": (
         *(64, normalized(65), "gaussian_nll", 16, rv.Adam(clip_norm=0.1)),
         *("float32", 520, 257),
@@ -129,9 +131,11 @@ def train(name, epochs=2, seed=0):
     inputs, layers, loss, outputs, optimizer, dtype, rows, batch_size = NETWORKS[name]
     layers = [*layers, rv.Dense(outputs)]
     precision = "bf16" if dtype == "bf16" else None
-    dtype = "float32" if precision else dtype
+    quantization = "int8" if dtype == "int8" else None
+    dtype = "float32" if precision or quantization else dtype
     model = rv.Sequential(layers, input_size=inputs, seed=seed, dtype=dtype)
-    trainer = rv.Trainer(model, loss=loss, optimizer=optimizer, precision=precision, seed=seed)
+    narrow = {"precision": precision, "quantization": quantization}
+    trainer = rv.Trainer(model, loss=loss, optimizer=optimizer, seed=seed, **narrow)
     x, y = numbers(rows, inputs), targets(loss, rows, outputs)
     weight = 1.0 + np.arange(rows) % 3
     history = trainer.fit(
@@ -147,6 +151,11 @@ def train(name, epochs=2, seed=0):
     parts += [history["loss"], history["val_loss"]]
     value, gradients = model.value_and_gradient(x, y, loss=loss, training=True, step=3)
     parts += [value, gradients.d_input, *gradients.values()]
+    if quantization:
+        quantized = model.quantize(x)
+        parts += [*quantized.parameters().values(), quantized.predict(x)]
+        alone = np.concatenate([quantized.predict(x[i : i + 1]) for i in range(0, rows, 40)])
+        assert (alone == parts[-1][::40]).all()
     return model, b"".join(np.asarray(part).tobytes() for part in parts)
 
 

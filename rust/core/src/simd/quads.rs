@@ -222,3 +222,63 @@ const _: () = {
         );
     }
 };
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    /// Sums that `fma` and `add` give, for any bytes.
+    #[inline(always)]
+    unsafe fn results<V: Vector<f32>>(seed: u32) -> Vec<u32> {
+        let mut values = [0.0f32; 64];
+        for (i, value) in values.iter_mut().enumerate() {
+            let mixed = (64 * seed + i as u32 + 1).wrapping_mul(0x9E37_79B9);
+            let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85EB_CA6B) ^ mixed >> 11;
+            // Bytes at the ends of their range, too.
+            *value = f32::from_bits(if i % 3 == 0 {
+                mixed | 0xFF80_7F00
+            } else {
+                mixed
+            });
+        }
+        let mut out = [0.0f32; 16];
+        for lane in (0..16).step_by(V::LANES) {
+            // SAFETY: forwarded to the caller; every pointer has room for a vector.
+            unsafe {
+                let [a, b, c, sum] =
+                    std::array::from_fn(|i| V::load(values[16 * i + lane..].as_ptr()));
+                a.fma(b, c.fma(a, sum))
+                    .add(b)
+                    .store(out[lane..].as_mut_ptr());
+            }
+        }
+        out.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+    fn all(seed: u32) -> [Vec<u32>; 4] {
+        // SAFETY: the features are there.
+        unsafe {
+            [
+                results::<Quads<Plain<f32, 4>>>(seed),
+                results::<Quads<__m256>>(seed),
+                results::<Quads<__m512>>(seed),
+                results::<Native>(seed),
+            ]
+        }
+    }
+
+    #[test]
+    fn the_instruction_and_its_emulations_give_the_same_sums() {
+        if !Int8::has_vnni() {
+            return;
+        }
+        for seed in 0..20_000 {
+            // SAFETY: the instruction was found, and machines with it have the rest.
+            let [portable, avx2, avx512, native] = unsafe { all(seed) };
+            assert_eq!(portable, avx2, "{seed}");
+            assert_eq!(portable, avx512, "{seed}");
+            assert_eq!(portable, native, "{seed}");
+        }
+    }
+}
