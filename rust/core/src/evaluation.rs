@@ -20,6 +20,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// Most rows that go through the network together in evaluation. A row's result does not depend on it.
 const ROWS: usize = 256;
+/// Elements of the widest layer of so many rows where layers are of integers: these are done before larger values have
+/// come back from the third-level cache, and their weights are less to read again.
+const INTEGER_ELEMENTS: usize = 96 << 10;
 /// Fewest rows that a thread predicts by itself; of fewer, the threads share each product.
 const MIN_ROWS: usize = 64;
 /// Bytes of workspaces that a network keeps for the next predictions.
@@ -37,6 +40,8 @@ pub struct Shared<F: Element> {
     pub inputs: usize,
     pub outputs: usize,
     row_work: usize,
+    /// Most rows that go through the network together.
+    most_rows: usize,
 }
 
 impl<F: Element> Shared<F> {
@@ -47,6 +52,11 @@ impl<F: Element> Shared<F> {
             inputs: network.inputs,
             outputs: network.outputs,
             row_work: network.row_work(),
+            most_rows: if network.has_integers() {
+                (INTEGER_ELEMENTS / network.widest()).clamp(MIN_ROWS / 2, ROWS)
+            } else {
+                ROWS
+            },
             network: RwLock::new(network),
         }
     }
@@ -238,11 +248,12 @@ pub fn predict<F: Element>(
     let _session = pool::Session::new(work);
     let team = pool::team(work);
     let tasks = if x.rows < team * MIN_ROWS { 1 } else { team };
-    if tasks == 1 && x.rows <= ROWS {
+    let most = shared.most_rows;
+    if tasks == 1 && x.rows <= most {
         return predict_together(shared, &shared.read(), x, out);
     }
     // As many chunks for each task, of one size.
-    let chunk = x.rows.div_ceil(tasks * x.rows.div_ceil(tasks * ROWS));
+    let chunk = x.rows.div_ceil(tasks * x.rows.div_ceil(tasks * most));
     let workspaces = (0..tasks)
         .map(|_| shared.workspace(&shared.read(), chunk).map(Mutex::new))
         .collect::<Result<Vec<_>>>()?;

@@ -362,6 +362,17 @@ impl<F: Element> Network<F> {
         nodes.any(|node| matches!(node.op, Op::BatchNorm { .. }))
     }
 
+    /// Whether layers multiply integers.
+    pub fn has_integers(&self) -> bool {
+        !self.derived.is_empty()
+    }
+
+    /// Values of a row at the widest place.
+    pub fn widest(&self) -> usize {
+        let outputs = self.nodes.iter().map(|node| node.outputs);
+        outputs.fold(self.inputs, usize::max)
+    }
+
     /// What a step ends with: moves weights that break their constraint to where they keep it.
     pub fn constrain(&mut self) {
         for (slot, constraint) in &self.constraints {
