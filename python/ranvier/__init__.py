@@ -63,7 +63,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from . import export, inspection, interchange, reference
-    from .interchange import from_keras, from_sklearn, from_torch
+    from .interchange import from_keras, from_onnx, from_sklearn, from_torch
 
 __all__ = [
     "LBFGS",
@@ -115,6 +115,7 @@ __all__ = [
     "export",
     "fit_many",
     "from_keras",
+    "from_onnx",
     "from_sklearn",
     "from_torch",
     "get_num_threads",
@@ -136,7 +137,7 @@ __all__ = [
 
 # Imported when they are asked for: most programs need none of them.
 _MODULES = ("export", "inspection", "interchange", "reference")
-_FUNCTIONS = ("from_keras", "from_sklearn", "from_torch")
+_FUNCTIONS = ("from_keras", "from_onnx", "from_sklearn", "from_torch")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Trained networks in the formats of other places, each with a report of how far they agree."""
 
 from ._agreement import Agreement
+from ._onnx import onnx
 
-__all__ = ["Agreement"]
+__all__ = ["Agreement", "onnx"]

@@ -1,11 +1,12 @@
 """Models of other frameworks, taken over with their weights.
 
-`from_torch`, `from_keras` and `from_sklearn` make a `ranvier.Sequential`; `Sequential.to_torch` and
-`Sequential.to_sklearn` go the other way. One rule holds for all of them. Predictions are equal up
-to rounding, 1e-6 of the largest output in float32 and 1e-12 in float64 (more where layers amplify
-it, as by cancellation), or the model is refused, with the name of the layer that stands in the way.
-What only training would notice and the other side does not have, such as a frozen layer or a
-penalty, is left out and logged as a warning, to "ranvier".
+`from_torch`, `from_keras`, `from_sklearn` and `from_onnx` make a `ranvier.Sequential`;
+`Sequential.to_torch`, `Sequential.to_sklearn` and `ranvier.export.onnx` go the other way. One rule
+holds for all of them. Predictions are equal up to rounding, 1e-6 of the largest output in float32
+and 1e-12 in float64 (more where layers amplify it, as by cancellation), or the model is refused,
+with the name of the layer that stands in the way. What only training would notice and the other
+side does not have, such as a frozen layer or a penalty, is left out and logged as a warning, to
+"ranvier" (but for ONNX, which has nothing of training).
 
 Weights are copied. The dtype is that of the foreign model. Models go over in evaluation mode, in
 which ranvier always predicts: compare with torch's `module.eval()`.
@@ -28,9 +29,12 @@ from ..model import Sequential
 
 if TYPE_CHECKING:
     import keras
+    import onnx
     import torch
 
-__all__ = ["from_keras", "from_sklearn", "from_torch"]
+    from .._files import Path
+
+__all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch"]
 
 
 def from_torch(module: torch.nn.Module) -> Sequential:
@@ -139,3 +143,44 @@ def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
     from ._sklearn import from_sklearn as convert
 
     return convert(estimator, probabilities)
+
+
+def from_onnx(model: Path | onnx.ModelProto) -> Sequential:
+    """The model of an ONNX graph that is a dense network.
+
+    Args:
+        model: the path of a file, or a model in memory. The graph has one input of float32 or
+            float64 and one such output; other outputs (scikit-learn's labels) are left aside. It is
+            a chain of what `ranvier.export.onnx`, PyTorch's two exporters and scikit-learn's
+            converter write for a multi-layer perceptron: Gemm, or MatMul and Add; the activations
+            of ranvier, as one operator or as the usual several; Softmax over the features, Dropout,
+            BatchNormalization, LayerNormalization; an input that is shifted and scaled; Identity,
+            Cast to the same type, Flatten and Reshape that keep the rows. Behind a Flatten the
+            model takes rows that are flat already.
+
+    Returns:
+        The model, in the dtype of the graph's input. An activation becomes that of the Dense before
+        it.
+
+    Raises:
+        ArgumentError: anything else, such as a branch, a second input, another type, an operator in
+            training mode or of another domain; the message names the node, its operator and why.
+        FileFormatError: the file is damaged, none of ONNX's, or lacks the files in which its
+            tensors lie.
+        DTypeError: `model` is neither.
+        MissingDependencyError: onnx is not installed.
+        OSError: the system refused.
+
+    Example:
+        >>> import os, tempfile, ranvier as rv
+        >>> model = rv.Sequential([rv.Dense(8, activation="gelu"), rv.Dense(3)], input_size=4)
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> agreement = rv.export.onnx(model, path, check=False)
+        >>> rv.from_onnx(path).layers
+        (Dense(8, activation='gelu'), Dense(3))
+
+    Nothing in a file is executed. ONNX keeps attributes, such as eps, in float32.
+    """
+    from ._onnx import from_onnx as convert
+
+    return convert(model)
