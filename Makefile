@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench estimators tables ulp crash large golden
+.PHONY: help build check test demo bench estimators tables ulp crash large onnx golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -33,6 +33,9 @@ crash: ## kill saves 1,000 times and at every call of the system, fail each call
 
 large: ## train from a Parquet file of 6 GB in a process of 600 MB (a minute)
 	RANVIER_LARGE=1 pytest -s tests/test_data.py -k ten_times_larger
+
+onnx: ## 500 random networks as ONNX, run by onnxruntime (a minute)
+	RANVIER_NETWORKS=500 pytest -s tests/test_onnx.py -k random_networks
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

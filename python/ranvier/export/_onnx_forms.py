@@ -116,7 +116,8 @@ _SOFTPLUS = op(
     op("Max", X, 0.0),
     op("Log", op("Add", op("Exp", op("Neg", op("Abs", X))), 1.0)),
 )
-_HARD_SIGMOID = op("Div", op("Clip", op("Add", X, 3.0), 0.0, 6.0), 6.0)
+_HARD_SIGMOID = op("HardSigmoid", X, alpha=1.0 / 6.0, beta=0.5)
+_CLIPPED = op("Clip", op("Add", X, 3.0), 0.0, 6.0)
 _ERF = op("Add", op("Erf", op("Div", X, math.sqrt(2.0))), 1.0)
 
 
@@ -193,13 +194,14 @@ ACTIVATIONS: dict[str, list[Form]] = {
         _read(op("Where", op("Greater", X, 20.0), X, op("Softplus", X))),
     ],
     "hard_sigmoid": [
-        _single(op("HardSigmoid", X, alpha=1.0 / 6.0, beta=0.5)),
-        Form(_HARD_SIGMOID),
+        _single(_HARD_SIGMOID),
+        Form(op("Div", _CLIPPED, 6.0)),
     ],
     "hard_swish": [
         _single(op("HardSwish", X), 14),
-        Form(op("Mul", X, _HARD_SIGMOID)),
-        _read(op("Div", op("Mul", X, op("Clip", op("Add", X, 3.0), 0.0, 6.0)), 6.0)),
+        Form(op("Mul", X, op("Div", _CLIPPED, 6.0))),
+        _read(op("Mul", X, _HARD_SIGMOID)),
+        _read(op("Div", op("Mul", X, _CLIPPED), 6.0)),
     ],
     "mish": [
         _single(op("Mul", X, op("Tanh", op("Softplus", X)))),
@@ -219,8 +221,8 @@ ACTIVATIONS: dict[str, list[Form]] = {
 # ---------------------------------------------------------------- layers
 
 
-def _layer_norm(axes_are_inputs: bool, square_by: str) -> Op:
-    """weight·(X − mean)/√(variance + eps) + bias, by the mean of (X − mean)²."""
+def _layer_norm(axes_are_inputs: bool, square_by: str = "Mul") -> Op:
+    """(X − mean)/√(variance + eps), by the mean of (X − mean)²."""
 
     def mean(x: Expression) -> Op:
         if axes_are_inputs:
@@ -229,12 +231,15 @@ def _layer_norm(axes_are_inputs: bool, square_by: str) -> Op:
 
     centred = op("Sub", X, mean(X))
     square = op("Pow", centred, 2.0) if square_by == "Pow" else op("Mul", centred, centred)
-    return _normalised(centred, op("Add", mean(square), Number("eps")))
+    return op("Div", centred, op("Sqrt", op("Add", mean(square), Number("eps"))))
 
 
-def _normalised(centred: Expression, variance: Expression) -> Op:
-    normal = op("Div", centred, op("Sqrt", variance))
-    return op("Add", op("Mul", normal, Tensor("weight")), Tensor("bias"))
+def _scaled(normal: Op) -> Op:
+    return op("Mul", normal, Tensor("weight"))
+
+
+def _shifted(scaled: Op) -> Op:
+    return op("Add", scaled, Tensor("bias"))
 
 
 _STATISTICS = (Tensor("running_mean"), Tensor("running_var"))
@@ -266,12 +271,13 @@ LAYERS: dict[str, list[Form]] = {
     ],
     "layer_norm": [
         _single(op("LayerNormalization", X, *_AFFINE, axis=-1, epsilon=Number("eps")), 17),
-        Form(_layer_norm(False, "Mul"), until=17),
-        Form(_layer_norm(True, "Mul"), since=18),
-        _read(_layer_norm(False, "Pow")),
-        _read(_layer_norm(True, "Pow")),
-        _read(
-            op("LayerNormalization", X, Tensor("weight"), axis=-1, epsilon=Number("eps")),
+        Form(_shifted(_scaled(_layer_norm(False))), until=17),
+        Form(_shifted(_scaled(_layer_norm(True))), since=18),
+        _read(op("LayerNormalization", X, Tensor("weight"), axis=-1, epsilon=Number("eps"))),
+        *(
+            _read(form)
+            for plain in (_layer_norm(False, "Pow"), _layer_norm(True, "Pow"))
+            for form in (_shifted(_scaled(plain)), _scaled(plain), plain)
         ),
     ],
     "batch_norm": [
@@ -285,7 +291,13 @@ LAYERS: dict[str, list[Form]] = {
                 momentum=Number("kept"),
             )
         ),
-        Form(_normalised(_CENTRED, op("Add", Tensor("running_var"), Number("eps")))),
+        Form(
+            _shifted(
+                _scaled(
+                    op("Div", _CENTRED, op("Sqrt", op("Add", Tensor("running_var"), Number("eps"))))
+                )
+            )
+        ),
     ],
     "standardize_inputs": [
         Form(op("Div", _CENTRED, op("Sqrt", Tensor("running_var")))),

@@ -179,7 +179,9 @@ def from_onnx(model: Path | onnx.ModelProto) -> Sequential:
         >>> rv.from_onnx(path).layers
         (Dense(8, activation='gelu'), Dense(3))
 
-    Nothing in a file is executed. ONNX keeps attributes, such as eps, in float32.
+    Nothing in a file is executed. ONNX keeps attributes, such as eps or a slope, in float32; they
+    are read as the shortest number that this may be, 1e-5 and not 9.99999975e-06, which is what
+    PyTorch computes with in float64 too. A runtime takes the float32.
     """
     from ._onnx import from_onnx as convert
 

@@ -45,7 +45,9 @@ def _row(values: Matched, role: str, width: int | None) -> Array:
 
 def _rows(stack: Stack, values: Matched, *roles: str) -> tuple[int, dict[str, Array]]:
     """Tensors of one value for each feature, and how many features there are."""
-    width = stack.width or max(values[role].size for role in roles if role in values)
+    width = stack.width or max((values[role].size for role in roles if role in values), default=0)
+    if not width:
+        raise ArgumentError("expected an input that says how many features it has")
     return width, {role: _row(values, role, width) for role in roles if role in values}
 
 

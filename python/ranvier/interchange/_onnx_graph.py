@@ -134,7 +134,8 @@ class Graph:
             if isinstance(value, bytes):
                 values[name] = value.decode("utf-8", "replace")
             elif isinstance(value, float):
-                values[name] = self.number(np.float32(value))
+                # A float32; the shortest number that it may stand for is what was meant.
+                values[name] = float(str(np.float32(value)))
         return values
 
     def number(self, value: Any) -> float:

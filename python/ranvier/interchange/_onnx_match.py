@@ -73,6 +73,9 @@ def _operator(graph: Graph, part: Op, tensor: str, found: Matched) -> Matched | 
     node = graph.producer(tensor)
     if node is None or node.output[0] != tensor or graph.kind(node) != part.kind:
         return None
+    if node.op_type == "BatchNormalization" and len(node.output) > 1:
+        # Up to opset 13 that is training mode.
+        return None
     inputs = list(node.input)
     while inputs and not inputs[-1]:
         inputs.pop()
@@ -107,7 +110,7 @@ def _attributes(graph: Graph, part: Op, node: Any, found: Matched) -> Matched | 
             case Tensor(role):
                 after = found | {role: np.array(value, np.float32)}
             case float():
-                after = found if _close(graph, value, expected) else None
+                after = found if abs(value - expected) <= _CLOSE["float32"] else None
             case tuple():
                 after = found if _axes(value) == expected else None
             case _:
