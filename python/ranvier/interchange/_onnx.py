@@ -179,7 +179,7 @@ def _layer(graph: Graph, tensor: str) -> tuple[str, Matched, str] | None:
         if found is not None:
             values, earlier = found
             # A constant shift or scale is a layer at the input only.
-            if kind not in ("standardize_inputs", "scaler") or earlier == graph.input:
+            if kind not in ("standardize_inputs", "scaler") or graph.skip(earlier) == graph.input:
                 return kind, values, earlier
     return None
 
@@ -208,6 +208,8 @@ def _checked(name: str, proto: Any) -> Any:
         raise ArgumentError(
             f"{name}: expected operators of ONNX's, got functions of the file's own"
         )
+    if proto.graph.sparse_initializer:
+        raise ArgumentError(f"{name}: expected dense tensors, got sparse ones")
     for node in proto.graph.node:
         if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
             raise ArgumentError(
@@ -216,7 +218,15 @@ def _checked(name: str, proto: Any) -> Any:
             )
     try:
         onnx.checker.check_model(proto, full_check=True)
-        return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        scaled = [node.output[0] for node in proto.graph.node if node.op_type == "Scaler"]
+        if scaled:
+            # Of its shape onnx says nothing; behind the input it is the input's.
+            for name in scaled:
+                inferred.graph.value_info.add().CopyFrom(proto.graph.input[0])
+                inferred.graph.value_info[-1].name = name
+            inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+        return inferred
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,

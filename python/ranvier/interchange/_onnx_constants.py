@@ -45,7 +45,8 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "Sub": np.subtract,
 }
 _SHAPING: dict[str, Callable[..., Any]] = {
-    "CastLike": lambda array, other: array.astype(other.dtype),
+    # Like a tensor of the chain, whose type the constant then has but for its precision.
+    "CastLike": lambda array, other=None: array if other is None else array.astype(other.dtype),
     "Identity": lambda array: array,
     "Reshape": _reshaped,
     "Squeeze": _squeezed,
@@ -86,9 +87,10 @@ def constants(graph: Any) -> dict[str, Array]:
             elif attribute.name in _PLAIN:
                 found[node.output[0]] = np.array(value, _PLAIN[attribute.name])
             continue
-        if not node.input or any(name not in found for name in node.input):
+        names = node.input[:1] if node.op_type == "CastLike" else node.input
+        if not names or any(name not in found for name in names):
             continue
-        arrays = [found[name] for name in node.input]
+        arrays = [found[name] for name in node.input if name in found]
         try:
             if node.op_type in _ARITHMETIC:
                 left -= math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))

@@ -41,8 +41,6 @@ class Graph:
 
     def __init__(self, proto: Any) -> None:
         graph = proto.graph
-        if graph.sparse_initializer:
-            raise ArgumentError("expected dense tensors, got sparse ones")
         self.constants = constants(graph)
         self._opsets = {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
         self._producers = {name: node for node in graph.node for name in node.output}

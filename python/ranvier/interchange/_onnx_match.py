@@ -44,7 +44,9 @@ def _part(graph: Graph, part: Any, tensor: str, found: Matched) -> Matched | Non
     """What is found so far with what the tensor adds to it, if it is this part of a form."""
     match part:
         case Input():
-            return _bound(found, "", graph.skip(tensor))
+            # Several copies of one tensor are the same.
+            same = graph.skip(found.get("", tensor)) == graph.skip(tensor)
+            return {"": tensor} | found if same and tensor not in graph.constants else None
         case Op():
             place: str | None = tensor
             while place is not None:
