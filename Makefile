@@ -34,8 +34,9 @@ crash: ## kill saves 1,000 times and at every call of the system, fail each call
 large: ## train from a Parquet file of 6 GB in a process of 600 MB (a minute)
 	RANVIER_LARGE=1 pytest -s tests/test_data.py -k ten_times_larger
 
-onnx: ## 500 random networks as ONNX, run by onnxruntime (a minute)
+onnx: ## 500 random networks as ONNX, run by onnxruntime; 2,000 changed graphs read (a minute)
 	RANVIER_NETWORKS=500 pytest -s tests/test_onnx.py -k random_networks
+	RANVIER_CHANGES=2000 pytest tests/test_from_onnx.py -k changed_graphs
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

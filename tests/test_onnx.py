@@ -367,3 +367,4 @@ def test_every_form_is_written_or_read_from_somewhere_else():
 def test_the_make_target_runs_the_full_count():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text(encoding="utf-8")
     assert "RANVIER_NETWORKS=500 pytest -s tests/test_onnx.py" in makefile
+    assert "RANVIER_CHANGES=2000 pytest tests/test_from_onnx.py" in makefile

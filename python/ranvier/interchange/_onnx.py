@@ -101,6 +101,9 @@ def _scaler(stack: Stack, values: Matched) -> None:
 
 def _standardize_targets(stack: Stack, values: Matched) -> None:
     width, tensors = _rows(stack, values, "running_mean", "running_var")
+    # A variance of 0 would say that nothing was measured.
+    if not np.all(tensors["running_var"] > 0):
+        raise ArgumentError("expected positive variances, by whose roots outputs are multiplied")
     stack.add(Standardize(of="targets"), width, tensors)
 
 

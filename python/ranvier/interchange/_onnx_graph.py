@@ -31,6 +31,10 @@ _EXPECTED = {
 }
 
 
+# What may change nothing, besides Add, Sub, Mul and Div.
+_COPIES = frozenset({"Cast", "CastLike", "Flatten", "Identity", "Reshape"})
+
+
 class Graph:
     """A checked graph of one input and one output of floats.
 
@@ -146,7 +150,7 @@ class Graph:
         if kind in _EXPECTED:
             return f"expected {_EXPECTED[kind]}"
         if kind not in known:
-            return f"expected one of {', '.join(sorted(known))}"
+            return f"expected one of {', '.join(sorted(known | _COPIES))}, got {kind}"
         computed = sorted({repr(name) for name in node.input} - {*map(repr, self.constants)})
         if len(computed) > 1:
             return (
