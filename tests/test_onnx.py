@@ -18,6 +18,7 @@ import pytest
 import ranvier as rv
 import ranvier.export._onnx as writer
 from ranvier.export import _onnx_forms as forms
+from ranvier.export._agreement import rows_of
 from test_interchange import ACTIVATIONS, filled
 
 NETWORKS = int(os.environ.get("RANVIER_NETWORKS", "60"))
@@ -224,6 +225,15 @@ def test_check_false_does_not_run(tmp_path, monkeypatch):
     agreement = rv.export.onnx(small(), tmp_path / "model.onnx", check=False)
     assert agreement.reason == "check=False"
     assert "not run" in str(agreement)
+
+
+def test_rows_that_are_drawn_suit_the_inputs_and_differ(tmp_path):
+    model = filled([rv.Standardize(), rv.Dense(2)], 3, "float64", 0)
+    model.set_parameters({"0.running_mean": [1e6, 0, 7], "0.running_var": [1e8, 0, 0]})
+    rows = rows_of(model, None)
+    # What was not measured passes as it is.
+    assert np.allclose(rows.mean(0), [1e6, 0, 0], atol=[5e3, 0.5, 0.5])
+    assert np.allclose(rows.std(0), [1e4, 1, 1], rtol=0.3)
 
 
 # ---------------------------------------------------------------- the file

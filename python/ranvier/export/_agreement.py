@@ -65,7 +65,8 @@ def rows_of(model: Sequential, X: ArrayLike | None) -> Array:
     rows = np.random.default_rng(0).normal(size=(ROWS, model.input_size or 0))
     if isinstance(model.layers[0], Standardize):
         variance = parameters["0.running_var"].astype(np.float64)
-        rows = rows * np.sqrt(variance) + parameters["0.running_mean"]
+        scaled = rows * np.sqrt(variance) + parameters["0.running_mean"]
+        rows = np.where(variance > 0, scaled, rows)
     return rows.astype(model.dtype)
 
 

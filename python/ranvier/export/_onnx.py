@@ -24,17 +24,16 @@ from ..layers import (
 )
 from ..model import Sequential, checked_model
 from ._agreement import Agreement, compared, not_run, rows_of
+from ._onnx_forms import OLDEST, Expression, Input, Number, Op, Tensor, written
 from ._writing import write_all
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from ._onnx_forms import Expression
-
 # LayerNormalization is an operator from here on. onnxruntime has known it since 1.12.
 OPSET = 17
-# What one protobuf message can hold.
-LARGEST = 2**31 - 1
+# What one protobuf message can hold, with a MiB for everything but parameters.
+LARGEST = 2**31 - 2**20
 
 # Of a form: its name, and what its tensors and numbers are.
 Part: TypeAlias = tuple[str, dict[str, Any]]
@@ -105,12 +104,11 @@ def onnx(
     package = _required()
     checked_model(model)._require()
     place = path_of(path)
-    newest = package.defs.onnx_opset_version()
-    from ._onnx_forms import OLDEST
-
-    integer(opset, "opset", least=OLDEST, most=newest)
+    integer(opset, "opset", least=OLDEST, most=package.defs.onnx_opset_version())
     if not boolean(check, "check") and X is not None:
         raise ArgumentError("X: expected None with check=False, got rows")
+    # Another thread may be training it.
+    model = model.copy()
     rows = rows_of(model, X) if check else None
     write_all({place: _serialised(package, model, opset)})
     if rows is None:
@@ -179,17 +177,12 @@ def parts(layer: Layer, values: dict[str, Array]) -> Iterator[Part]:
         case Standardize():
             # Of what was not measured the mean is 0 and the variance 1.
             measured = values["running_var"] > 0
-            yield (
-                f"standardize_{layer.of}",
-                {
-                    "running_mean": np.where(measured, values["running_mean"], 0).astype(
-                        values["running_mean"].dtype
-                    ),
-                    "running_var": np.where(measured, values["running_var"], 1).astype(
-                        values["running_var"].dtype
-                    ),
-                },
-            )
+            others = {"running_mean": 0, "running_var": 1}
+            statistics = {
+                role: np.where(measured, value, value.dtype.type(others[role]))
+                for role, value in values.items()
+            }
+            yield f"standardize_{layer.of}", statistics
         case _:
             raise ArgumentError(f"model: expected a layer that ONNX can say, got {layer!r}")
 
@@ -228,8 +221,6 @@ class _Graph:
         done: dict[int, str],
     ) -> str:
         """The name under which the value of an expression is found."""
-        from ._onnx_forms import Input, Number, Op, Tensor
-
         match expression:
             case Input():
                 return x
@@ -277,8 +268,6 @@ class _Graph:
 
 def _serialised(package: Any, model: Sequential, opset: int) -> bytes:
     """The bytes of the file, checked."""
-    from ._onnx_forms import written
-
     parameters = model.parameters()
     size = sum(value.nbytes for value in parameters.values())
     if size >= LARGEST:
