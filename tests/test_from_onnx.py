@@ -535,6 +535,36 @@ REFUSED = {
         "Z = MatMul(X, W) Y, m, v = BatchNormalization <training_mode = 1> (Z, B, B, B, B)",
         {"B": np.ones(2)},
     ),
+    "batch norm in training, as it was": (
+        r"\(BatchNormalization\): expected .* no training mode",
+        "Z = MatMul(X, W) Y, m, v, n, w = BatchNormalization (Z, B, B, B, B)",
+        {"B": np.ones(2), "opset": 13},
+    ),
+    "a bias of three dimensions": (
+        "expected",
+        "Z = MatMul(X, W) A = Add(Z, C) Y = Relu(A)",
+        {"C": B.reshape(1, 1, 2), "y": "Y[1, N, 2]"},
+    ),
+    "reciprocals": (
+        r"\(Div\): expected",
+        "Z = MatMul(X, W) Y = Div(one, Z)",
+        {"one": np.array(1.0)},
+    ),
+    "negatives": (
+        r"\(Sub\): expected",
+        "Z = MatMul(X, W) Y = Sub(zero, Z)",
+        {"zero": np.array(0.0)},
+    ),
+    "integers that are divided": (
+        r"\(Gemm\): expected a weight and a bias that are constants",
+        "D = Div(five, two) C = Cast <to = 1> (D) Y = Gemm(X, W, C)",
+        {"five": np.array([5], np.int64), "two": np.array([2], np.int64)},
+    ),
+    "images that are mixed before they are flat": (
+        "expected an input 'X' of rows and features, got one of 4 dimensions",
+        "S = Softmax(X) A = Flatten(S) Y = MatMul(A, V)",
+        {"x": "X[N, 2, 2, 2]", "V": np.ones((8, 2))},
+    ),
     "slopes for each unit": (
         r"\(PRelu\): expected one slope for all units, got 2",
         "Z = MatMul(X, W) Y = PRelu(Z, B)",

@@ -117,7 +117,7 @@ def trained(dtype):
 
 # ---------------------------------------------------------------- without them
 
-CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch", "from_keras"]
+CALLS = ["from_sklearn", "to_sklearn", "from_torch", "to_torch", "from_keras", "from_onnx"]
 
 
 @pytest.mark.parametrize("call", CALLS)

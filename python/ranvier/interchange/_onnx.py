@@ -59,10 +59,9 @@ def _dense(stack: Stack, values: Matched) -> None:
         raise ArgumentError("expected rows as they come, got transA=1")
     weight = weight.T if values.get("transB") else weight
     tensors = {"weight": weight * weight.dtype.type(values.get("alpha", 1.0))}
-    beta = values.get("beta", 1.0)
-    if "bias" in values and beta != 0:
+    if "bias" in values:
         bias = _row(values, "bias", weight.shape[1])
-        tensors["bias"] = bias * bias.dtype.type(beta)
+        tensors["bias"] = bias * bias.dtype.type(values.get("beta", 1.0))
     layer = Dense(weight.shape[1], use_bias="bias" in tensors)
     stack.add(layer, weight.shape[0], tensors)
 

@@ -205,8 +205,6 @@ class Graph:
         before, after = (self._shapes.get(name) for name in (node.input[0], node.output[0]))
         if before is None or after is None or len(before) < 2 or len(after) != 2:
             return False
-        if len(before) > 2 and self.skip(node.input[0]) != self.input:
-            return False
         if node.op_type == "Flatten":
             return True
         # There are as many rows as before if the shape says so, or if each has as many features.

@@ -56,7 +56,8 @@ def _part(graph: Graph, part: Any, tensor: str, found: Matched) -> Matched | Non
                 place = graph.before(place)
             return None
     constant = graph.constants.get(tensor)
-    if constant is None:
+    if constant is None or constant.ndim > 2:
+        # More dimensions would give rows some too.
         return None
     floats = constant.dtype in FLOATS.values()
     match part:
