@@ -227,6 +227,20 @@ def test_check_false_does_not_run(tmp_path, monkeypatch):
     assert "not run" in str(agreement)
 
 
+def test_a_model_that_is_trained_meanwhile_is_compared_as_it_was_written(tmp_path, monkeypatch):
+    model = small()
+
+    def then_trained(*arguments):
+        data = serialised(*arguments)
+        model.fit(np.eye(4), np.ones((4, 2)), loss="mse")
+        return data
+
+    serialised = writer._serialised
+    monkeypatch.setattr(writer, "_serialised", then_trained)
+    agreement = rv.export.onnx(model, tmp_path / "model.onnx")
+    assert relative(agreement) < 1e-6
+
+
 def test_rows_that_are_drawn_suit_the_inputs_and_differ(tmp_path):
     model = filled([rv.Standardize(), rv.Dense(2)], 3, "float64", 0)
     model.set_parameters({"0.running_mean": [1e6, 0, 7], "0.running_var": [1e8, 0, 0]})

@@ -16,8 +16,6 @@ from ..errors import ArgumentError, DTypeError, FileFormatError, MissingDependen
 from ..export._onnx_forms import ACTIVATIONS, LAYERS
 from ..layers import BatchNorm, Dense, Dropout, LayerNorm, Softmax, Standardize
 from ..model import Sequential
-from ._onnx_graph import Graph
-from ._onnx_match import Matched, by_operator, matched
 from ._stack import Stack, at
 
 try:
@@ -27,6 +25,9 @@ try:
     from google.protobuf.message import DecodeError
 except ImportError as error:
     raise MissingDependencyError("from_onnx needs onnx: pip install 'ranvier[onnx]'") from error
+
+from ._onnx_graph import Graph
+from ._onnx_match import Matched, by_operator, matched
 
 # ---------------------------------------------------------------- matched forms as layers
 
