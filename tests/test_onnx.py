@@ -135,6 +135,16 @@ def test_every_activation_agrees_far_from_zero(activation, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_every_activation_agrees_at_huge_values_and_nan(activation, dtype, tmp_path):
+    model = filled([rv.Activation(activation)], 1, dtype, 0)
+    huge = np.array([[-1e30], [-1e8], [-200.0], [-0.0], [1e8], [np.nan]], dtype)
+    assert rv.export.onnx(model, tmp_path / "model.onnx", X=huge).rows == 6
+    found, expected = run(tmp_path / "model.onnx", huge), model.predict(huge)
+    assert np.allclose(found, expected, rtol=TOLERANCE[dtype], atol=1e-15, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("opset", range(forms.OLDEST, onnx.defs.onnx_opset_version() + 1))
 def test_every_opset_says_the_same(opset, dtype, tmp_path):
     path = tmp_path / "model.onnx"

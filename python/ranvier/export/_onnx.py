@@ -98,8 +98,9 @@ def onnx(
         >>> agreement.rows, agreement.max_error < 1e-6
         (64, True)
 
-    Runtimes add up products in an order of their own, so the last digits differ. At infinite values
-    silu, mish and gelu may be NaN there, where ranvier has their limits.
+    Runtimes add up products in an order of their own, so the last digits differ. At −∞ silu,
+    hard_swish, mish and gelu are NaN there (gelu in float64 is not), where ranvier has their limit,
+    0.
     """
     package = _required()
     checked_model(model)._require()
