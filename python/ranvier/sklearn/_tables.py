@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -13,11 +13,9 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from .._arrays import Array
+from .._categories import Categories
 from ..errors import ArgumentError, DTypeError
 
-# A category has a column of its own if it is one of so many, and has this share of the weight.
-_MOST_CATEGORIES = 64
-_LEAST_SHARE = 0.002
 # What scaled values are squeezed into, and what they are cut at before.
 _SOFT_LIMIT = 5.0
 _HARD_LIMIT = 1e9
@@ -53,8 +51,8 @@ class TableEncoder:
 
     def fit(self, columns: list[Any], weight: Array | None) -> TableEncoder:
         """Takes the statistics of the rows whose weight is above 0."""
-        self._parts: list[_Number | _Category] = [
-            _Category(column, weight) if isinstance(column, list) else _Number(column, weight)
+        self._parts: list[_Number | Categories] = [
+            Categories.of(column, weight) if isinstance(column, list) else _Number(column, weight)
             for column in columns
         ]
         self.width = max(1, sum(part.width for part in self._parts))
@@ -209,31 +207,6 @@ def _bend(far: float) -> float:
     return float(brentq(excess, low, high)) if excess(high) < 0.0 else high
 
 
-class _Category:
-    """How one column of categories is encoded."""
-
-    def __init__(self, column: list[Any], weight: Array | None) -> None:
-        table: dict[Hashable, int] = {}
-        codes = _codes(column, table)
-        shares = np.bincount(codes, weight, minlength=len(table)).astype(np.float64)
-        shares /= shares.sum()
-        order = sorted(table, key=lambda value: (-shares[table[value]], _sort_key(value)))
-        kept = [v for v in order[:_MOST_CATEGORIES] if shares[table[v]] >= _LEAST_SHARE]
-        seen = sum(share > 0.0 for share in shares)
-        self.columns = {value: number for number, value in enumerate(kept)}
-        self.rest = len(kept) if len(kept) < seen else -1
-        self.width = len(kept) + int(self.rest >= 0)
-
-    def write(self, column: list[Any], out: Array) -> None:
-        """Fills the column's part of the encoded table."""
-        table: dict[Hashable, int] = {}
-        codes = _codes(column, table)
-        places = np.array([self.columns.get(value, self.rest) for value in table], np.intp)
-        place = places[codes]
-        known = np.flatnonzero(place >= 0)
-        out[known, place[known]] = 1.0
-
-
 def weighted_quantiles(values: Array, weight: Array | None, levels: Sequence[float]) -> Array:
     """Quantiles in which a row of weight 2 is two rows.
 
@@ -326,12 +299,3 @@ def _holds_categories(column: Any, dtype: Any) -> bool:
 
 def _of_polars(dtype: Any) -> bool:
     return hasattr(dtype, "is_numeric") and not hasattr(dtype, "kind")
-
-
-def _codes(values: Iterable[Any], table: dict[Hashable, int]) -> Array:
-    """The number of each value in `table`, which grows in the order of appearance."""
-    return np.fromiter((table.setdefault(value, len(table)) for value in values), np.intp)
-
-
-def _sort_key(value: Any) -> tuple[str, str]:
-    return type(value).__name__, str(value)
