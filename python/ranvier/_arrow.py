@@ -18,13 +18,13 @@ _ROWS = 2048
 _DTYPES = {"halffloat": "float16", "float": "float32", "double": "float64", "bool": "uint8"}
 
 
-def import_arrow(user: str) -> Any:
+def import_arrow(user: str, extra: str = "data") -> Any:
     """The optional package."""
     try:
         import pyarrow
     except ImportError as error:
         raise MissingDependencyError(
-            f"{user} needs pyarrow: pip install 'ranvier[data]'"
+            f"{user} needs pyarrow: pip install 'ranvier[{extra}]'"
         ) from error
     return pyarrow
 

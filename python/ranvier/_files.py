@@ -5,7 +5,9 @@ A file is safetensors. Its metadata holds, besides the checksum,
 - "ranvier.kind": "model" or "run"
 - "ranvier.version" and "ranvier.numerics": the library's and the arithmetic's
 - "ranvier.model": layers, input_size, seed, dtype
-- "ranvier.run", in a run's: everything else that going on needs.
+- "ranvier.run", in a run's: everything else that going on needs
+- "ranvier.table" and "ranvier.training", in those of the command line: how a table becomes the
+  input (`_table.py`), and how the model was trained.
 
 Nothing in a file is executed: classes are looked up in a closed list, and their constructors check
 every option.

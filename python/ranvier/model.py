@@ -142,9 +142,16 @@ class Sequential(Predictor):
             return partial(Sequential, self._layers, seed=self._seed, dtype=self._dtype.name), ()
         return _from_bytes, (self._write(None),)
 
-    def _write(self, path: str | None, weights: str | None = None) -> bytes | None:
+    def _write(
+        self,
+        path: str | None,
+        notes: Mapping[str, Any] | None = None,
+        *,
+        weights: str | None = None,
+    ) -> bytes | None:
+        """Writes a file, or returns its bytes; notes go into its metadata, as JSON."""
         network = self._require()
-        metadata = {"ranvier.kind": "model", "ranvier.model": self._definition()}
+        metadata = {"ranvier.kind": "model", "ranvier.model": self._definition(), **(notes or {})}
         return network.save(contents(path, self._layers, network.tables(), metadata, weights))
 
     def _definition(self) -> dict[str, Any]:
@@ -184,7 +191,7 @@ class Sequential(Predictor):
         """
         if weights is not None and not isinstance(weights, str):
             raise DTypeError(f"weights: expected None or a string, got {weights!r}")
-        self._write(path_of(path), weights)
+        self._write(path_of(path), weights=weights)
 
     def load_weights(self, path: Path) -> None:
         """Replaces all parameters by those of a safetensors file with torch's names.

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._arrays import Array
 from .._many import fit_many
+from .._table import batch_size
 from ..callbacks import Callback
 from ..errors import DivergedError
 from ..layers import Dense, Dropout, Layer
@@ -25,8 +26,6 @@ _LOG = logging.getLogger("ranvier")
 _TINY = 50
 _TINY_STEPS = 200
 _FOLDS = 4
-_BATCH_SIZES = (16, 256)
-_BATCHES = 16
 _BETA2 = 0.99
 # Trainings of fewer epochs are not tried in other ways.
 _LONG = 16
@@ -111,10 +110,8 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """A power of two: about the 16th part of the rows, within limits."""
-        if self.tiny:
-            return self.rows
-        return int(np.clip(2 ** int(np.log2(self.rows / _BATCHES)), *_BATCH_SIZES))
+        """Rows in a step."""
+        return self.rows if self.tiny else batch_size(self.rows)
 
     @property
     def steps(self) -> int:

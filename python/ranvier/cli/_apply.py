@@ -1,0 +1,88 @@
+"""`ranvier predict` and `ranvier evaluate`: a model file on a table."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Array
+from .._table import Table
+from ..config import set_num_threads
+from ..trainer import Trainer
+from ._files import ModelFile, encoded, figures
+from ._output import aligned, check_place, note, report, write
+from ._tables import Frame, read_table, table_bytes
+from ._train import known_rows, targets_of
+
+METRICS = {
+    True: ["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier"],
+    False: ["r2", "rmse", "mae"],
+}
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Writes a column of predictions, and of each class's probability where asked for."""
+    table_on_stdout = options.out == "-" and not options.json
+    if options.out != "-":
+        check_place(options.out, "--out")
+    file, table, frame = _read(options)
+    frame.require(options.keep, "the columns of --keep")
+    X, unknown = encoded(table, frame)
+    output = file.model.predict(X)
+    name = table.target if table.target not in options.keep else f"predicted {table.target}"
+    columns: dict[str, Any] = dict(frame.pick(options.keep))
+    if table.classes is None:
+        columns[name] = output[:, 0]
+        if options.probabilities:
+            note(f"{table.target!r} is a quantity: --probabilities has none to show")
+    else:
+        columns[name] = [table.classes[number] for number in output.argmax(axis=1)]
+        if options.probabilities:
+            for value, column in zip(table.classes, _probabilities(output).T, strict=True):
+                columns[f"probability {value}"] = column
+    document = {"model": options.model, "data": options.data, "rows": frame.rows}
+    document |= {"unknown_categories": unknown, "out": None if options.out == "-" else options.out}
+    if options.out != "-" or table_on_stdout:
+        write(options.out, table_bytes(columns, options.out))
+    if options.json:
+        if options.out == "-":
+            shown = {k: v for k, v in columns.items() if k not in options.keep}
+            document["predictions"] = {key: np.asarray(v).tolist() for key, v in shown.items()}
+        report(document, (), True)
+    elif not table_on_stdout:
+        note(f"{frame.rows} predictions written to {options.out}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Prints figures of the predictions."""
+    file, table, frame = _read(options)
+    frame.require([table.target], "the target of the training,")
+    frame, target = known_rows(frame, table.target)
+    X, unknown = encoded(table, frame)
+    metrics: Any = METRICS[table.classes is not None]
+    y = targets_of(frame, target, table)
+    scores = Trainer(file.model, loss=file.loss, metrics=metrics).evaluate(X, y)
+    document = {"model": options.model, "data": options.data, "target": table.target}
+    document |= {"rows": frame.rows, "scores": scores, "unknown_categories": unknown}
+    lines = aligned([("rows", str(frame.rows)), *figures(scores)])
+    report(document, lines, options.json)
+    return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[ModelFile, Table, Frame]:
+    """The model, its table, and the rows."""
+    if options.threads is not None:
+        set_num_threads(options.threads)
+    file = ModelFile.read(options.model)
+    table = file.require_table()
+    return file, table, read_table(options.data, options.separator, table.missing)
+
+
+def _probabilities(output: Array) -> Array:
+    """Softmax of raw outputs."""
+    wide = output.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -1,0 +1,41 @@
+"""`ranvier export`: a model in the format of another place."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from .. import export
+from ..errors import ArgumentError
+from ._files import ModelFile, encoded
+from ._options import ENDINGS, formats
+from ._output import check_place, note, report
+from ._tables import read_table
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the files; 1 if there is something to check them with and they do not agree."""
+    check_place(options.out, "--out")
+    kind = options.format or ENDINGS.get(Path(options.out).suffix.lower())
+    if kind not in formats():
+        known = ", ".join(ending for ending, name in ENDINGS.items() if name in formats())
+        raise ArgumentError(
+            f"--out: expected a name that ends in {known}, or --format, got {options.out}"
+        )
+    file = ModelFile.read(options.model)
+    given = {}
+    if options.data is not None:
+        table = file.require_table()
+        given["X"] = encoded(table, read_table(options.data, options.separator, table.missing))[0]
+    agreement = getattr(export, kind)(file.model, options.out, **given)
+    document = {"model": options.model} | asdict(agreement)
+    if file.table is not None:
+        document["inputs"] = file.table.inputs
+        note(
+            f"{options.out} takes the {len(file.table.inputs)} inputs that the columns are encoded "
+            f"as; ranvier inspect {options.model} --json has their names"
+        )
+    written = [f"written {path}" for path in agreement.paths]
+    report(document, [str(agreement)] if options.check else written, options.json)
+    return 0

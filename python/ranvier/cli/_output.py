@@ -1,0 +1,153 @@
+"""Results on stdout, messages and progress on stderr, files whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..callbacks import Callback
+from ..errors import ArgumentError, MissingDependencyError
+from ..export._writing import write_all
+from ..history import History
+from ..loggers import ProgressBar
+
+
+def say(line: str) -> None:
+    """A line of a result."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def note(line: str) -> None:
+    """A message beside the results."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def report(document: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
+    """A result, as one JSON document or as lines."""
+    if as_json:
+        say(json.dumps(_finite(document), indent=2, allow_nan=False))
+    else:
+        for line in lines:
+            say(line)
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can hold: null in place of numbers that are none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
+
+
+def aligned(rows: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines of names and values, the values below each other."""
+    pairs = list(rows)
+    width = max((len(name) for name, _ in pairs), default=0)
+    return [f"{name.ljust(width)}  {value}".rstrip() for name, value in pairs]
+
+
+def figure(value: float | None) -> str:
+    """A number as it is shown."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a file beside its place and renames it; a pipe or a device is written to."""
+    if path == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    place = Path(path)
+    try:
+        regular = stat.S_ISREG(place.stat().st_mode)
+    except FileNotFoundError:
+        regular = True
+    if regular:
+        write_all({str(place.resolve()): data})
+    else:
+        with place.open("wb", buffering=0) as file:
+            file.write(data)
+
+
+def check_place(path: str, option: str) -> None:
+    """Refuses, before the work, a place that no file can be written to."""
+    place = Path(path)
+    if place.is_dir():
+        raise ArgumentError(f"{option}: expected the name of a file, got the folder {path}")
+    if not place.parent.is_dir():
+        raise ArgumentError(
+            f"{option}: expected a file in an existing folder, got {path}; make {place.parent}"
+        )
+    if not os.access(place.parent, os.W_OK):
+        raise ArgumentError(f"{option}: expected a folder that can be written to, got {path}")
+
+
+class Lines(Callback):
+    """A line on stderr after every tenth epoch, for those who have no terminal."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._written = -math.inf
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Writes the line, at most ten in a second."""
+        now = time.monotonic()
+        if epoch + 1 < self._epochs and ((epoch + 1) % 10 or now - self._written < 0.1):
+            return
+        self._written = now
+        shown = [
+            f"{name.replace('val_', 'validation ').replace('_', ' ')} {figure(value)}"
+            for name, value in logs.items()
+            if name == "loss" or name.startswith("val_")
+        ]
+        note(f"epoch {epoch + 1}/{self._epochs}  " + "  ".join(shown))
+
+
+def progress(epochs: int, *, quiet: bool = False) -> list[Callback]:
+    """What shows how a training goes: a bar on a terminal, else lines."""
+    if quiet:
+        return []
+    bar = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return [ProgressBar() if bar else Lines(epochs)]
+
+
+def check_plot(path: str) -> None:
+    """Says before the training what would keep the picture from being written."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--plot needs matplotlib: pip install 'ranvier[plot]'"
+        ) from error
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.lstrip(".").lower() not in known:
+        raise ArgumentError(
+            f"--plot: expected a file name that ends in one of {', '.join(known)}, got {path}"
+        )
+    check_place(path, "--plot")
+
+
+def plot(history: History, title: str, path: str) -> None:
+    """Writes the loss curves."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(7, 4), layout="constrained")
+    history.plot(drawing.add_subplot()).set_title(title)
+    out = io.BytesIO()
+    drawing.savefig(out, dpi=120, format=Path(path).suffix.lstrip(".").lower())
+    write(path, out.getvalue())

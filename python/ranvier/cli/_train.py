@@ -1,0 +1,324 @@
+"""`ranvier train`: from a table to a model file."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .._arrays import Array
+from .._files import encode
+from .._table import Category, Class, Column, Number, Table, batch_size, class_key
+from ..callbacks import EarlyStopping
+from ..config import set_num_threads
+from ..errors import ArgumentError, DivergedError
+from ..layers import Dense, Dropout, Layer, Standardize
+from ..losses import MSE, CrossEntropy, Loss, arrays_of
+from ..model import Sequential
+from ..optimizers import AdamW
+from ..schedules import Cosine
+from ..trainer import Trainer
+from ._files import encoded, figures, network
+from ._output import aligned, check_place, check_plot, figure, note, plot, progress, report
+from ._tables import Frame, read_table
+
+# So many whole numbers may be classes, with so many rows each on average.
+_MOST_CLASSES = 10
+_ROWS_EACH = 5
+# With fewer rows none is held out.
+_LEAST_HELD_OUT = 10
+METRICS = {True: ["accuracy", "balanced_accuracy", "log_loss"], False: ["r2", "rmse", "mae"]}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, validates, saves."""
+    check_place(options.out, "--out")
+    if options.plot is not None:
+        check_plot(options.plot)
+    if options.threads is not None:
+        set_num_threads(options.threads)
+    frame = read_table(options.data, options.separator, options.missing)
+    for option in ("categorical", "ignore"):
+        frame.require(getattr(options, option), f"the columns of --{option}")
+    frame.require([options.target], "the column of --target")
+    frame, target = known_rows(frame, options.target)
+    classes = _classes(target, options)
+    y = _targets(frame.source, options.target, target, classes)
+    held_out = _held_out(y, classes, options)
+    table = _table(frame, np.setdiff1d(np.arange(frame.rows), held_out), classes, options)
+    X, _ = encoded(table, frame)
+    train = np.setdiff1d(np.arange(len(X)), held_out)
+    validation = (X[held_out], y[held_out]) if len(held_out) else None
+    if options.validation_data is not None:
+        validation = _validation(options, table)
+    trainer = _trainer(X[train], y[train], table, options)
+    return _fit(trainer, X[train], y[train], validation, table, options)
+
+
+def known_rows(frame: Frame, name: str) -> tuple[Frame, list[Class]]:
+    """The rows whose target is known, and the targets."""
+    target = frame.classes(name)
+    keep = np.array([value is not None for value in target])
+    if not keep.any():
+        raise ArgumentError(f"{frame.source}: expected values in column {name!r}, got none")
+    if not keep.all():
+        note(f"{(~keep).sum()} of {frame.rows} rows have no {name!r} and are left out")
+        frame = frame.take(keep)
+    return frame, [value for value in target if value is not None]
+
+
+def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, ...] | None:
+    """The classes of the target, or None for a quantity."""
+    different = {class_key(value): value for value in target}
+    classes = tuple(different[key] for key in sorted(different))
+    numbers = not any(isinstance(value, str | bool) for value in classes)
+    whole = numbers and all(isinstance(value, int) for value in classes)
+    few = whole and len(classes) <= min(_MOST_CLASSES, len(target) // _ROWS_EACH)
+    task = options.task
+    if task is None:
+        task = "regression" if numbers and len(classes) > 2 and not few else "classification"
+        other = "classification" if task == "regression" else "regression"
+        hint = f"; --task {other} for the other" if numbers else ""
+        kind = "a quantity" if task == "regression" else f"{len(classes)} classes"
+        note(f"{options.target!r} is taken for {kind}: {task}{hint}")
+    if len(classes) < 2:
+        raise ArgumentError(
+            f"column {options.target!r}: expected different values to predict, got {classes[0]!r} "
+            "in all rows"
+        )
+    if task == "regression":
+        if not numbers:
+            raise ArgumentError(
+                f"column {options.target!r}: expected numbers for --task regression, got "
+                f"{classes[0]!r}"
+            )
+        return None
+    if len(classes) > len(target) // 2:
+        raise ArgumentError(
+            f"column {options.target!r}: expected classes of several rows each, got "
+            f"{len(classes)} different values in {len(target)} rows"
+        )
+    return classes if whole or not numbers else tuple(map(float, classes))
+
+
+def _targets(
+    source: str, name: str, target: Sequence[Class], classes: tuple[Class, ...] | None
+) -> Array:
+    """Targets as the loss takes them: numbers of classes, or quantities."""
+    if classes is None:
+        return np.array(target, np.float64)
+    numbers = {class_key(value): number for number, value in enumerate(classes)}
+    try:
+        return np.array([numbers[class_key(value)] for value in target])
+    except KeyError as error:
+        row = next(i for i, value in enumerate(target) if class_key(value) not in numbers)
+        shown = ", ".join(map(repr, classes[:10]))
+        raise ArgumentError(
+            f"{source}: expected classes of the training, {shown}, in column {name!r}, got "
+            f"{target[row]!r} in row {row + 1} of those that have one"
+        ) from error
+
+
+def _held_out(y: Array, classes: Any, options: argparse.Namespace) -> Array:
+    """Rows for validation, as `Trainer.fit(validation_split=)` draws them."""
+    none: Array = np.arange(0)
+    if options.validation_data is not None or options.validation_split == 0.0:
+        return none
+    if len(y) < _LEAST_HELD_OUT:
+        note(f"{len(y)} rows are too few to hold some out: no validation")
+        return none
+    loss = MSE() if classes is None else CrossEntropy()
+    arrays = arrays_of(np.zeros((len(y), 1)), y, None, loss, np.dtype(np.float64))
+    arrays["given"] = (None, None)
+    rows = _core.holdout(arrays, (options.validation_split, options.seed))
+    return np.frombuffer(rows, np.uint32)
+
+
+def _table(
+    frame: Frame, train: Array, classes: tuple[Class, ...] | None, options: argparse.Namespace
+) -> Table:
+    """The columns that serve, as the training rows suggest."""
+    columns: list[Column] = []
+    left_out: dict[str, str] = {}
+    for name in frame.names:
+        if name == options.target:
+            continue
+        if name in options.ignore:
+            left_out[name] = "--ignore"
+            continue
+        kind, reason = ("category", "") if name in options.categorical else frame.kind(name)
+        if kind:
+            values = frame.read(name, kind)
+            column = (
+                Category.of(name, [values[row] for row in train])
+                if kind == "category"
+                else Number.of(name, kind, values[train])
+            )
+            if column.inputs:
+                columns.append(column)
+            else:
+                reason = "it is the same in all rows"
+        if reason:
+            left_out[name] = reason
+    for name, reason in left_out.items():
+        if name not in options.ignore:
+            note(f"column {name!r} is left out: {reason}")
+    if not columns:
+        raise ArgumentError(
+            f"{frame.source}: expected a column to predict {options.target!r} from, got none that "
+            "serves"
+        )
+    return Table(options.target, classes, tuple(columns), left_out, tuple(options.missing))
+
+
+def _validation(options: argparse.Namespace, table: Table) -> tuple[Array, Array]:
+    """The rows of --validation-data."""
+    frame = read_table(options.validation_data, options.separator, table.missing)
+    frame.require([table.target], "the column of --target")
+    frame, target = known_rows(frame, table.target)
+    return encoded(table, frame)[0], targets_of(frame, target, table)
+
+
+def targets_of(frame: Frame, target: Sequence[Class], table: Table) -> Array:
+    """Targets of a table as the loss takes them."""
+    if table.classes is None and any(isinstance(value, str | bool) for value in target):
+        frame.numbers(table.target)
+    return _targets(frame.source, table.target, target, table.classes)
+
+
+def _trainer(X: Array, y: Array, table: Table, options: argparse.Namespace) -> Trainer:
+    """A network for the table, its numbers scaled, and how it is trained."""
+    scaled = table.scaled
+    layers: list[Layer] = [Standardize()] if scaled.any() else []
+    for units in options.hidden:
+        layers.append(Dense(units, activation=options.activation))
+        if options.dropout > 0.0:
+            layers.append(Dropout(options.dropout))
+    layers.append(Dense(1 if table.classes is None else len(table.classes)))
+    if table.classes is None:
+        layers.append(Standardize(of="targets"))
+    model = Sequential(layers, input_size=X.shape[1], seed=options.seed, dtype=options.dtype)
+    if scaled.any():
+        # A variance of 0 lets an input pass as it is: those of 0 and 1.
+        means, variances = X.mean(axis=0) * scaled, X.var(axis=0) * scaled
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = variances.astype(model.dtype)
+        if not np.isfinite(narrow).all() or (narrow[scaled] == 0).any():
+            bad = int(np.flatnonzero(scaled & ~(np.isfinite(narrow) & (narrow > 0)))[0])
+            raise ArgumentError(
+                f"column {table.inputs[bad]!r}: expected numbers whose variance {model.dtype} can "
+                f"hold, got {variances[bad]:.1e}; divide them"
+                + " or pass --dtype float64"
+                * (model.dtype == np.float32)
+            )
+        model.set_parameters({"0.running_mean": means, "0.running_var": variances})
+    size = options.batch_size or batch_size(len(X))
+    steps = options.epochs * -(-len(X) // size)
+    rule = AdamW(
+        learning_rate=Cosine(options.learning_rate, steps=steps),
+        weight_decay=options.weight_decay,
+        beta2=0.99,
+    )
+    loss: Loss = MSE() if table.classes is None else CrossEntropy()
+    metrics: Any = METRICS[table.classes is not None]
+    return Trainer(model, loss=loss, optimizer=rule, metrics=metrics, seed=options.seed)
+
+
+def _fit(
+    trainer: Trainer,
+    X: Array,
+    y: Array,
+    validation: tuple[Array, Array] | None,
+    table: Table,
+    options: argparse.Namespace,
+) -> int:
+    """Trains, saves, reports."""
+    model, held_out = trainer.model, 0 if validation is None else len(validation[1])
+    size = options.batch_size or batch_size(len(X))
+    note(
+        f"{len(X)} rows to train, {held_out} to validate; {len(table.columns)} columns, network "
+        f"{network(model)}, {model.n_parameters} parameters, batches of {size}"
+    )
+    begun = time.perf_counter()
+    try:
+        trainer.fit(
+            X,
+            y,
+            epochs=options.epochs,
+            batch_size=size,
+            validation_data=validation,
+            callbacks=[
+                EarlyStopping(patience=options.patience),
+                *progress(options.epochs, quiet=options.quiet),
+            ],
+            raise_on_interrupt=False,
+        )
+    except DivergedError as error:
+        raise DivergedError(
+            f"{error}; nothing was saved, a smaller --learning-rate than "
+            f"{options.learning_rate:g} usually helps"
+        ) from error
+    seconds = time.perf_counter() - begun
+    history, interrupted = trainer.history, trainer.stopped_by == "KeyboardInterrupt"
+    done = len(history.get("epoch", []))
+    if interrupted and not done:
+        note("interrupted before the first epoch had ended: nothing was saved")
+        return 130
+    best = trainer.best_epoch
+    scores = trainer.evaluate(*(validation or (X, y)))
+    baseline = _baseline(y, table)
+    document = {
+        "model": options.out,
+        "task": "regression" if table.classes is None else "classification",
+        "target": table.target,
+        "classes": table.classes,
+        "columns": [column.name for column in table.columns],
+        "left_out": dict(table.left_out),
+        "rows": len(X),
+        "validation_rows": held_out,
+        "network": network(model),
+        "parameters": model.n_parameters,
+        "batch_size": size,
+        "epochs": done,
+        "best_epoch": best,
+        "stopped_by": "interrupt" if interrupted else trainer.stopped_by,
+        "seconds": seconds,
+        "validation" if held_out else "training": scores,
+        "baseline": baseline,
+    }
+    kept = ("rows", "validation_rows", "batch_size", "best_epoch", "stopped_by", "seconds")
+    training = {name: document[name] for name in kept} | {
+        "history": dict(history),
+        "loss": encode(trainer.loss),
+        "optimizer": encode(trainer.optimizer),
+        "scores": scores,
+    }
+    model._write(options.out, {"ranvier.table": table.as_json(), "ranvier.training": training})
+    rows = [
+        (
+            "epochs",
+            f"{done} of {options.epochs} in {seconds:.1f} s, the best one {1 + (best or 0)}",
+        ),
+        *(((f"{'validation' if held_out else 'training'} {k}"), v) for k, v in figures(scores)),
+        *((k, figure(v)) for k, v in baseline.items()),
+        ("saved", options.out),
+    ]
+    report(document, aligned(rows), options.json)
+    if options.plot is not None:
+        plot(history, f"{options.data}: {table.target}", options.plot)
+        note(f"loss curves written to {options.plot}")
+    if interrupted:
+        note(f"interrupted: the best model so far was saved to {options.out}")
+        return 130
+    return 0
+
+
+def _baseline(y: Array, table: Table) -> dict[str, float]:
+    """What a constant prediction reaches on the training rows."""
+    if table.classes is None:
+        return {"rmse of the mean": float(y.std())}
+    return {"share of the largest class": float(np.bincount(y).max() / len(y))}
