@@ -20,18 +20,19 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0 done, 1 failed, 130 interrupted (2, wrong usage, exits)."""
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         return int(_command(options.run)(options))
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
-    except (RanvierError, OSError) as error:
+    except (RanvierError, OSError, MemoryError) as error:
         sys.stderr.write(f"ranvier: {_said(error)}\n")
+        _drop_output()
         return 1
 
 
@@ -46,6 +47,14 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _said(error: Exception) -> str:
     """An error in one line."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, RanvierError) and error.strerror:
+        return f"{error.filename or 'the standard output'}: {error.strerror}"
+    return " ".join(str(error).split()) or "not enough memory"
+
+
+def _drop_output() -> None:
+    """Forgets what stdout does not take, which Python would write once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

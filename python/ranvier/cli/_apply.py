@@ -10,16 +10,10 @@ import numpy as np
 from .._arrays import Array
 from .._table import Table
 from ..config import set_num_threads
-from ..trainer import Trainer
-from ._files import ModelFile, encoded, figures
+from ._files import ModelFile, encoded, figures, scored
 from ._output import aligned, check_place, note, report, write
 from ._tables import Frame, read_table, table_bytes
 from ._train import known_rows, targets_of
-
-METRICS = {
-    True: ["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier"],
-    False: ["r2", "rmse", "mae"],
-}
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -28,7 +22,7 @@ def predict(options: argparse.Namespace) -> int:
     if options.out != "-":
         check_place(options.out, "--out")
     file, table, frame = _read(options)
-    frame.require(options.keep, "the columns of --keep")
+    frame.require(options.keep, "of --keep")
     X, unknown = encoded(table, frame)
     output = file.model.predict(X)
     name = table.target if table.target not in options.keep else f"predicted {table.target}"
@@ -41,7 +35,7 @@ def predict(options: argparse.Namespace) -> int:
         columns[name] = [table.classes[number] for number in output.argmax(axis=1)]
         if options.probabilities:
             for value, column in zip(table.classes, _probabilities(output).T, strict=True):
-                columns[f"probability {value}"] = column
+                columns[f"probability {value}"] = column.astype(output.dtype)
     document = {"model": options.model, "data": options.data, "rows": frame.rows}
     document |= {"unknown_categories": unknown, "out": None if options.out == "-" else options.out}
     if options.out != "-" or table_on_stdout:
@@ -59,12 +53,10 @@ def predict(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Prints figures of the predictions."""
     file, table, frame = _read(options)
-    frame.require([table.target], "the target of the training,")
+    frame.require([table.target], "to compare with")
     frame, target = known_rows(frame, table.target)
     X, unknown = encoded(table, frame)
-    metrics: Any = METRICS[table.classes is not None]
-    y = targets_of(frame, target, table)
-    scores = Trainer(file.model, loss=file.loss, metrics=metrics).evaluate(X, y)
+    scores = scored(file.model, file.loss, X, targets_of(frame, target, table))
     document = {"model": options.model, "data": options.data, "target": table.target}
     document |= {"rows": frame.rows, "scores": scores, "unknown_categories": unknown}
     lines = aligned([("rows", str(frame.rows)), *figures(scores)])

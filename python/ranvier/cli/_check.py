@@ -65,7 +65,7 @@ def _rows(file: ModelFile, options: argparse.Namespace) -> tuple[Array, Any]:
     if options.data is not None:
         table = file.require_table()
         frame = read_table(options.data, options.separator, table.missing)
-        frame.require([table.target], "the target of the training,")
+        frame.require([table.target], "to compare with")
         frame = frame.take(np.arange(frame.rows) < options.rows)
         frame, target = known_rows(frame, table.target)
         X, y = encoded(table, frame)[0], targets_of(frame, target, table)

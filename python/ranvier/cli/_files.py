@@ -6,14 +6,24 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .._arrays import Array
 from .._files import Reader, decode
-from .._table import Category, Table
+from .._table import Category, Number, Table
 from ..errors import ArgumentError
+from ..layers import Dense
 from ..losses import MSE, CrossEntropy, Loss
 from ..model import Sequential, read_model
+from ..trainer import Trainer
 from ._output import figure, note
 from ._tables import Frame
+
+# What is told of predictions besides the loss, of quantities and of classes.
+_FIGURES = (
+    ["r2", "rmse", "mae"],
+    ["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier"],
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +65,11 @@ class ModelFile:
 
     @property
     def loss(self) -> Loss:
-        """The loss that the outputs are for: the file's, else by the table."""
+        """The loss that the outputs are for: by the table, else the file's, else the square."""
+        if self.table is not None:
+            return MSE() if self.table.classes is None else CrossEntropy()
         stored = decode(self.training.get("loss"))
-        if isinstance(stored, Loss):
-            return stored
-        classes = self.table is not None and self.table.classes is not None
-        return CrossEntropy() if classes else MSE()
+        return stored if isinstance(stored, Loss) else MSE()
 
     def require_table(self) -> Table:
         """The table, of a file of `ranvier train`."""
@@ -78,10 +87,17 @@ class ModelFile:
 
 def encoded(table: Table, frame: Frame) -> tuple[Array, dict[str, int]]:
     """The network's input of a table, and in how many rows each column has a new category."""
-    frame.require([column.name for column in table.columns], "the columns of the training")
+    frame.require([column.name for column in table.columns], "of the training")
     values, strange = {}, {}
     for column in table.columns:
         values[column.name] = frame.read(column.name, column.kind)
+        if isinstance(column, Number) and not column.indicator:
+            lacking = int(np.isnan(values[column.name]).sum())
+            if lacking:
+                note(
+                    f"column {column.name!r}: {lacking} of {frame.rows} rows have no value, which "
+                    f"the training always had: {column.fill:.6g} is taken"
+                )
         if isinstance(column, Category) and not column.others:
             unknown = Counter(column.unknown(values[column.name]))
             if unknown:
@@ -97,10 +113,14 @@ def encoded(table: Table, frame: Frame) -> tuple[Array, dict[str, int]]:
     return table.encode(values, frame.rows), strange
 
 
+def scored(model: Sequential, loss: Any, X: Array, y: Array) -> dict[str, float]:
+    """Loss and figures of a model's predictions."""
+    names: Any = _FIGURES[isinstance(loss, CrossEntropy)]
+    return Trainer(model, loss=loss, metrics=names).evaluate(X, y)
+
+
 def network(model: Sequential) -> str:
     """The widths of a network."""
-    from ..layers import Dense
-
     widths = [layer.units for layer in model.layers if isinstance(layer, Dense)]
     return "-".join(map(str, [model.input_size, *widths]))
 
@@ -117,8 +137,11 @@ def _training(entry: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("a history that is none")
     if len({len(column) for column in history.values()}) > 1:
         raise ValueError("a history whose columns do not agree")
-    for column in history.values():
+    scores = entry.get("scores", {})
+    for column in (*history.values(), list(scores.values())):
         if not all(value is None or isinstance(value, int | float) for value in column):
             raise ValueError("a history of other things than numbers")
+    if history and not all(isinstance(value, int) for value in history["epoch"]):
+        raise ValueError("a history without numbers of epochs")
     decode(entry.get("loss"))
     return entry

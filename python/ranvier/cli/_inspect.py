@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> int:
     history = History(training.get("history", {}))
     document: dict[str, Any] = {
         "model": options.model,
-        "kind": file.metadata["ranvier.kind"],
-        "ranvier": file.metadata["ranvier.version"],
+        "kind": file.metadata.get("ranvier.kind"),
+        "ranvier": file.metadata.get("ranvier.version"),
         "numerics": int(file.metadata["ranvier.numerics"]),
         "dtype": model.dtype.name,
         "network": network(model),

@@ -135,7 +135,9 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="NAME",
         help=f"of the hidden layers: {', '.join(sorted(names('activation')))}; default silu",
     )
-    network.add_argument("--dropout", type=_rate, default=0.0, metavar="RATE", help="default 0")
+    network.add_argument(
+        "--dropout", type=_rate, default=0.1, metavar="RATE", help="behind each; default 0.1"
+    )
     network.add_argument("--epochs", type=_positive, default=100, metavar="N", help="default 100")
     network.add_argument(
         "--patience",

@@ -8,10 +8,9 @@ import math
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..callbacks import Callback
 from ..errors import ArgumentError, MissingDependencyError
@@ -19,23 +18,33 @@ from ..export._writing import write_all
 from ..history import History
 from ..loggers import ProgressBar
 
+# Columns that a progress bar needs.
+_WIDE = 80
+
 
 def say(line: str) -> None:
     """A line of a result."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    _put(sys.stdout, line)
 
 
 def note(line: str) -> None:
     """A message beside the results."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    _put(sys.stderr, line)
+
+
+def _put(file: TextIO, line: str) -> None:
+    """Writes a line without what would steer a terminal, or what the encoding does not have."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    encoding = file.encoding or "utf-8"
+    file.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    file.flush()
 
 
 def report(document: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
     """A result, as one JSON document or as lines."""
     if as_json:
-        say(json.dumps(_finite(document), indent=2, allow_nan=False))
+        for line in json.dumps(_finite(document), indent=2, allow_nan=False).splitlines():
+            say(line)
     else:
         for line in lines:
             say(line)
@@ -63,7 +72,7 @@ def figure(value: float | None) -> str:
     """A number as it is shown."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+    return f"{value:.4f}" if 0.1 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
 
 
 def write(path: str, data: bytes) -> None:
@@ -77,11 +86,14 @@ def write(path: str, data: bytes) -> None:
         regular = stat.S_ISREG(place.stat().st_mode)
     except FileNotFoundError:
         regular = True
-    if regular:
-        write_all({str(place.resolve()): data})
-    else:
-        with place.open("wb", buffering=0) as file:
-            file.write(data)
+    try:
+        if regular:
+            write_all({str(place.resolve()): data})
+        else:
+            with place.open("wb", buffering=0) as file:
+                file.write(data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def check_place(path: str, option: str) -> None:
@@ -98,18 +110,16 @@ def check_place(path: str, option: str) -> None:
 
 
 class Lines(Callback):
-    """A line on stderr after every tenth epoch, for those who have no terminal."""
+    """Some ten lines on stderr, for those who have no terminal."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._written = -math.inf
+        self._every = max(1, epochs // 10)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Writes the line, at most ten in a second."""
-        now = time.monotonic()
-        if epoch + 1 < self._epochs and ((epoch + 1) % 10 or now - self._written < 0.1):
+        """Writes a line after each tenth part of the epochs."""
+        if (epoch + 1) % self._every:
             return
-        self._written = now
         shown = [
             f"{name.replace('val_', 'validation ').replace('_', ' ')} {figure(value)}"
             for name, value in logs.items()
@@ -119,10 +129,12 @@ class Lines(Callback):
 
 
 def progress(epochs: int, *, quiet: bool = False) -> list[Callback]:
-    """What shows how a training goes: a bar on a terminal, else lines."""
+    """What shows how a training goes: a bar on a terminal of some width, else lines."""
     if quiet:
         return []
-    bar = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    bar = False
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        bar = os.get_terminal_size(sys.stderr.fileno()).columns >= _WIDE
     return [ProgressBar() if bar else Lines(epochs)]
 
 

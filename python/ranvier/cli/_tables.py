@@ -22,6 +22,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _CODE = re.compile(r"0\d+")
 _MICROSECONDS = 86_400_000_000.0
 _LARGE = 1 << 24
+_IDENTIFIERS = ("", "id", "index", "row", "unnamed: 0")
 # Whole numbers from here on are not all floats.
 _EXACT = 2.0**53
 
@@ -57,8 +58,8 @@ class Frame:
         lacking = [name for name in names if name not in self._columns]
         if lacking:
             raise ArgumentError(
-                f"{self.source}: expected {what} {_listed(lacking)}, got columns "
-                f"{_listed(self.names)}"
+                f"{self.source}: expected column{'s' * (len(lacking) > 1)} {_listed(lacking)} "
+                f"{what}, got {_listed(self.names)}"
             )
 
     def take(self, keep: Array) -> Frame:
@@ -127,9 +128,9 @@ class Frame:
         whole = not np.isnan(numbers).any() and (numbers == np.floor(numbers)).all()
         if whole and (np.abs(numbers) > _EXACT).any():
             return "", "whole numbers beyond 2^53 look like identifiers"
-        counting = whole and len(numbers) > 2 and bool((np.diff(numbers) == 1).all())
-        if counting and name.lower() in ("", "id", "index", "row", "unnamed: 0"):
-            return "", "it counts the rows"
+        called = name.lower() in _IDENTIFIERS or name.lower().endswith("_id")
+        if called and whole and len(np.unique(numbers)) == len(numbers):
+            return "", "its name and its numbers, each there once, are an identifier's"
         return "number", ""
 
     def read(self, name: str, kind: str) -> Any:
@@ -290,8 +291,15 @@ def table_bytes(columns: Mapping[str, Any], path: str) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t" if tabs else ",", lineterminator="\n")
     writer.writerow(table.column_names)
-    writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    writer.writerows(zip(*map(_shown, table.columns), strict=True))
     return text.getvalue().encode()
+
+
+def _shown(column: Any) -> list[Any]:
+    """Entries as a text file has them: of floats the fewest digits that come back as they were."""
+    if str(column.type) == "float":
+        return list(values(column).astype(str))
+    return [str(v).lower() if isinstance(v, bool) else v for v in column.to_pylist()]
 
 
 def _times(column: Any) -> Any:

@@ -22,7 +22,7 @@ from ..model import Sequential
 from ..optimizers import AdamW
 from ..schedules import Cosine
 from ..trainer import Trainer
-from ._files import encoded, figures, network
+from ._files import encoded, figures, network, scored
 from ._output import aligned, check_place, check_plot, figure, note, plot, progress, report
 from ._tables import Frame, read_table
 
@@ -31,7 +31,6 @@ _MOST_CLASSES = 10
 _ROWS_EACH = 5
 # With fewer rows none is held out.
 _LEAST_HELD_OUT = 10
-METRICS = {True: ["accuracy", "balanced_accuracy", "log_loss"], False: ["r2", "rmse", "mae"]}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
         set_num_threads(options.threads)
     frame = read_table(options.data, options.separator, options.missing)
     for option in ("categorical", "ignore"):
-        frame.require(getattr(options, option), f"the columns of --{option}")
-    frame.require([options.target], "the column of --target")
+        frame.require(getattr(options, option), f"of --{option}")
+    frame.require([options.target], "of --target")
     frame, target = known_rows(frame, options.target)
     classes = _classes(target, options)
     y = _targets(frame.source, options.target, target, classes)
@@ -82,7 +81,7 @@ def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, .
     if task is None:
         task = "regression" if numbers and len(classes) > 2 and not few else "classification"
         other = "classification" if task == "regression" else "regression"
-        hint = f"; --task {other} for the other" if numbers else ""
+        hint = f"; if it is not, pass --task {other}" if numbers else ""
         kind = "a quantity" if task == "regression" else f"{len(classes)} classes"
         note(f"{options.target!r} is taken for {kind}: {task}{hint}")
     if len(classes) < 2:
@@ -178,7 +177,7 @@ def _table(
 def _validation(options: argparse.Namespace, table: Table) -> tuple[Array, Array]:
     """The rows of --validation-data."""
     frame = read_table(options.validation_data, options.separator, table.missing)
-    frame.require([table.target], "the column of --target")
+    frame.require([table.target], "of --target")
     frame, target = known_rows(frame, table.target)
     return encoded(table, frame)[0], targets_of(frame, target, table)
 
@@ -224,7 +223,7 @@ def _trainer(X: Array, y: Array, table: Table, options: argparse.Namespace) -> T
         beta2=0.99,
     )
     loss: Loss = MSE() if table.classes is None else CrossEntropy()
-    metrics: Any = METRICS[table.classes is not None]
+    metrics: Any = ["r2" if table.classes is None else "accuracy"]
     return Trainer(model, loss=loss, optimizer=rule, metrics=metrics, seed=options.seed)
 
 
@@ -269,7 +268,7 @@ def _fit(
         note("interrupted before the first epoch had ended: nothing was saved")
         return 130
     best = trainer.best_epoch
-    scores = trainer.evaluate(*(validation or (X, y)))
+    scores = scored(model, trainer.loss, *(validation or (X, y)))
     baseline = _baseline(y, table)
     document = {
         "model": options.out,
