@@ -157,6 +157,12 @@ class Table:
         ]
         return np.array(mask, bool)
 
+    @property
+    def target_kind(self) -> str:
+        """The kind of the target's column."""
+        some = 0 if self.classes is None else self.classes[0]
+        return _kind(some)
+
     def encode(self, values: Mapping[str, Any], rows: int) -> Array:
         """The input (rows, inputs) of columns by name: arrays of numbers, lists of categories."""
         encoded = np.zeros((rows, len(self.inputs)))
@@ -207,6 +213,13 @@ def class_key(value: Class) -> tuple[bool, Class]:
     return isinstance(value, bool), value
 
 
+def _kind(value: Class) -> str:
+    """The kind of column that holds a class."""
+    if isinstance(value, str):
+        return "category"
+    return "boolean" if isinstance(value, bool) else "number"
+
+
 def _column_json(column: Column) -> dict[str, Any]:
     names = ("name", "kind", "categories", "others", "fill", "value", "indicator")
     return {name: getattr(column, name) for name in names if hasattr(column, name)}
@@ -238,6 +251,8 @@ def _classes(value: Any) -> tuple[Class, ...]:
         number = isinstance(entry, int | float) and math.isfinite(entry)
         if not isinstance(entry, str) and not number:
             raise ValueError(f"a class {entry!r}")
+    if len({_kind(entry) for entry in classes}) > 1:
+        raise ValueError("classes of different types")
     if len(classes) < 2 or len(set(map(class_key, classes))) < len(classes):
         raise ValueError(f"{len(classes)} classes, or one twice")
     return tuple(classes)

@@ -13,7 +13,7 @@ from ..config import set_num_threads
 from ._files import ModelFile, encoded, figures, scored
 from ._output import aligned, check_place, note, report, write
 from ._tables import Frame, read_table, table_bytes
-from ._train import known_rows, targets_of
+from ._train import labelled
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -53,13 +53,11 @@ def predict(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """Prints figures of the predictions."""
     file, table, frame = _read(options)
-    frame.require([table.target], "to compare with")
-    frame, target = known_rows(frame, table.target)
-    X, unknown = encoded(table, frame)
-    scores = scored(file.model, file.loss, X, targets_of(frame, target, table))
+    X, y = labelled(frame, table)
+    scores = scored(file.model, file.loss, X, y)
     document = {"model": options.model, "data": options.data, "target": table.target}
-    document |= {"rows": frame.rows, "scores": scores, "unknown_categories": unknown}
-    lines = aligned([("rows", str(frame.rows)), *figures(scores)])
+    document |= {"rows": len(y), "scores": scores}
+    lines = aligned([("rows", str(len(y))), *figures(scores)])
     report(document, lines, options.json)
     return 0
 

@@ -15,10 +15,10 @@ from ..errors import ArgumentError
 from ..export._agreement import rows_of
 from ..losses import BinaryCrossEntropy, CrossEntropy, GaussianNLL, Loss, Poisson, Quantile
 from ..model import Sequential
-from ._files import ModelFile, encoded, network
+from ._files import ModelFile, network
 from ._output import note, report
 from ._tables import read_table
-from ._train import known_rows, targets_of
+from ._train import labelled
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,10 +65,7 @@ def _rows(file: ModelFile, options: argparse.Namespace) -> tuple[Array, Any]:
     if options.data is not None:
         table = file.require_table()
         frame = read_table(options.data, options.separator, table.missing)
-        frame.require([table.target], "to compare with")
-        frame = frame.take(np.arange(frame.rows) < options.rows)
-        frame, target = known_rows(frame, table.target)
-        X, y = encoded(table, frame)[0], targets_of(frame, target, table)
+        X, y = labelled(frame.take(np.arange(frame.rows) < options.rows), table)
         return X.astype(file.model.dtype), y
     rng = np.random.default_rng(options.seed)
     drawn = rows_of(file.model, None)

@@ -138,6 +138,8 @@ def _training(entry: dict[str, Any]) -> dict[str, Any]:
     if len({len(column) for column in history.values()}) > 1:
         raise ValueError("a history whose columns do not agree")
     scores = entry.get("scores", {})
+    if not isinstance(scores, dict):
+        raise ValueError("scores that are none")
     for column in (*history.values(), list(scores.values())):
         if not all(value is None or isinstance(value, int | float) for value in column):
             raise ValueError("a history of other things than numbers")

@@ -93,8 +93,8 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
     table.add_argument(
         "--task",
         choices=["classification", "regression"],
-        help="default: texts, truth values, two values and up to ten whole numbers with five rows "
-        "each or more are classes, all else is a quantity",
+        help="default: texts, truth values, two numbers and up to ten whole ones, with five rows "
+        "each or more, are classes; other numbers are a quantity",
     )
     for name, text in (
         ("categorical", "columns of categories, also where they hold numbers"),

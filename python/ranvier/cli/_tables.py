@@ -185,9 +185,10 @@ class Frame:
         """A column of categories."""
         return list(map(_as_text, self.column(name).to_pylist()))
 
-    def classes(self, name: str) -> list[Class | None]:
-        """A column of classes: texts, truth values, or numbers, whole ones as int."""
-        kind, _ = self.kind(name)
+    def targets(self, name: str, kind: str | None = None) -> list[Class | None]:
+        """A column of targets: texts, truth values, or numbers, whole ones as int."""
+        if kind is None:
+            kind, _ = self.kind(name)
         if kind in ("number", "boolean"):
             make: Any = _whole if kind == "number" else bool
             array = self.read(name, kind).tolist()

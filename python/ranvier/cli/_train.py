@@ -26,7 +26,7 @@ from ._files import encoded, figures, network, scored
 from ._output import aligned, check_place, check_plot, figure, note, plot, progress, report
 from ._tables import Frame, read_table
 
-# So many whole numbers may be classes, with so many rows each on average.
+# So many whole numbers, or any two, may be classes, with so many rows each on average.
 _MOST_CLASSES = 10
 _ROWS_EACH = 5
 # With fewer rows none is held out.
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     frame.require([options.target], "of --target")
     frame, target = known_rows(frame, options.target)
     classes = _classes(target, options)
-    y = _targets(frame.source, options.target, target, classes)
+    y = targets(frame.source, options.target, target, classes)
     held_out = _held_out(y, classes, options)
     table = _table(frame, np.setdiff1d(np.arange(frame.rows), held_out), classes, options)
     X, _ = encoded(table, frame)
@@ -58,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     return _fit(trainer, X[train], y[train], validation, table, options)
 
 
-def known_rows(frame: Frame, name: str) -> tuple[Frame, list[Class]]:
-    """The rows whose target is known, and the targets."""
-    target = frame.classes(name)
+def known_rows(frame: Frame, name: str, kind: str | None = None) -> tuple[Frame, list[Class]]:
+    """The rows whose target is known, and the targets; of the kind that the column shows."""
+    target = frame.targets(name, kind)
     keep = np.array([value is not None for value in target])
     if not keep.any():
         raise ArgumentError(f"{frame.source}: expected values in column {name!r}, got none")
@@ -77,18 +77,19 @@ def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, .
     numbers = not any(isinstance(value, str | bool) for value in classes)
     whole = numbers and all(isinstance(value, int) for value in classes)
     few = whole and len(classes) <= min(_MOST_CLASSES, len(target) // _ROWS_EACH)
-    task = options.task
-    if task is None:
-        task = "regression" if numbers and len(classes) > 2 and not few else "classification"
-        other = "classification" if task == "regression" else "regression"
-        hint = f"; if it is not, pass --task {other}" if numbers else ""
-        kind = "a quantity" if task == "regression" else f"{len(classes)} classes"
-        note(f"{options.target!r} is taken for {kind}: {task}{hint}")
+    few |= len(classes) == 2 and len(target) >= 2 * _ROWS_EACH
     if len(classes) < 2:
         raise ArgumentError(
             f"column {options.target!r}: expected different values to predict, got {classes[0]!r} "
             "in all rows"
         )
+    task = options.task
+    if task is None:
+        task = "regression" if numbers and not few else "classification"
+        other = "classification" if task == "regression" else "regression"
+        hint = f"; if it is not, pass --task {other}" if numbers else ""
+        kind = "a quantity" if task == "regression" else f"{len(classes)} classes"
+        note(f"{options.target!r} is taken for {kind}: {task}{hint}")
     if task == "regression":
         if not numbers:
             raise ArgumentError(
@@ -104,7 +105,7 @@ def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, .
     return classes if whole or not numbers else tuple(map(float, classes))
 
 
-def _targets(
+def targets(
     source: str, name: str, target: Sequence[Class], classes: tuple[Class, ...] | None
 ) -> Array:
     """Targets as the loss takes them: numbers of classes, or quantities."""
@@ -114,11 +115,10 @@ def _targets(
     try:
         return np.array([numbers[class_key(value)] for value in target])
     except KeyError as error:
-        row = next(i for i, value in enumerate(target) if class_key(value) not in numbers)
-        shown = ", ".join(map(repr, classes[:10]))
+        strange = next(value for value in target if class_key(value) not in numbers)
         raise ArgumentError(
-            f"{source}: expected classes of the training, {shown}, in column {name!r}, got "
-            f"{target[row]!r} in row {row + 1} of those that have one"
+            f"{source}: expected classes of the training in column {name!r}, "
+            f"{', '.join(map(repr, classes[:10]))}, got {strange!r}"
         ) from error
 
 
@@ -177,16 +177,14 @@ def _table(
 def _validation(options: argparse.Namespace, table: Table) -> tuple[Array, Array]:
     """The rows of --validation-data."""
     frame = read_table(options.validation_data, options.separator, table.missing)
-    frame.require([table.target], "of --target")
-    frame, target = known_rows(frame, table.target)
-    return encoded(table, frame)[0], targets_of(frame, target, table)
+    return labelled(frame, table)
 
 
-def targets_of(frame: Frame, target: Sequence[Class], table: Table) -> Array:
-    """Targets of a table as the loss takes them."""
-    if table.classes is None and any(isinstance(value, str | bool) for value in target):
-        frame.numbers(table.target)
-    return _targets(frame.source, table.target, target, table.classes)
+def labelled(frame: Frame, table: Table) -> tuple[Array, Array]:
+    """Inputs and targets of the rows whose target is known."""
+    frame.require([table.target], "to compare with")
+    frame, target = known_rows(frame, table.target, table.target_kind)
+    return encoded(table, frame)[0], targets(frame.source, table.target, target, table.classes)
 
 
 def _trainer(X: Array, y: Array, table: Table, options: argparse.Namespace) -> Trainer:
