@@ -160,6 +160,9 @@ def test_the_file_is_a_plain_model_too_whose_input_is_encoded(fitted, houses, ca
             X[:, number] = np.array(columns["sold"], "datetime64[D]").astype(int)
     predicted = np.array(column(ranvier(capfd, "predict", fitted, houses).out, "price"), np.float32)
     assert np.array_equal(model.predict(X)[:, 0], predicted)
+    # Numbers are scaled, truth values too; what says 0 or 1 of a category or a hole is not.
+    scaled = [name in ("area", "garden", "sold") for name in inputs]
+    assert ((model.parameters()["0.running_var"] > 0) == scaled).all()
 
 
 def test_validation_rows_take_no_part_in_what_the_encoding_measures(tmp_path, capfd):

@@ -7,7 +7,6 @@ Results go to stdout, messages and progress to stderr. Exit codes: 0 done, 1 fai
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -28,11 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
-        _drop_output()
         return 1
     except (RanvierError, OSError, MemoryError) as error:
         sys.stderr.write(f"ranvier: {_said(error)}\n")
-        _drop_output()
         return 1
 
 
@@ -50,11 +47,3 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, RanvierError) and error.strerror:
         return f"{error.filename or 'the standard output'}: {error.strerror}"
     return " ".join(str(error).split()) or "not enough memory"
-
-
-def _drop_output() -> None:
-    """Forgets what stdout does not take, which Python would write once more at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -298,7 +298,7 @@ def _fit(
     rows = [
         (
             "epochs",
-            f"{done} of {options.epochs} in {seconds:.1f} s, the best one {1 + (best or 0)}",
+            f"{done} of {options.epochs} in {seconds:.2f} s, the best one {1 + (best or 0)}",
         ),
         *(((f"{'validation' if held_out else 'training'} {k}"), v) for k, v in figures(scores)),
         *((k, figure(v)) for k, v in baseline.items()),
