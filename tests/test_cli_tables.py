@@ -11,11 +11,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ranvier as rv
 from ranvier.cli import main
@@ -751,3 +754,54 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, houses, ca
     said = ranvier(capfd, "train", houses, "--target", "price", *options, code=1)
     assert "a smaller --learning-rate than 1e+30 usually helps" in said.err
     assert names(tmp_path) == ["houses.csv"]
+
+
+# ---------------------------------------------------------------- whatever comes
+
+ENTRIES = st.one_of(
+    st.sampled_from(["", "NA", "1", "0", "-2.5", "1e300", "-1e300", "1e-320", "inf", "true"]),
+    st.sampled_from(["False", "007", "1,5", "2024-01-31", "0001-01-01", "9999-12-31T23:59:59"]),
+    st.just("123456789012345678901"),
+    st.integers(-3, 3).map(str),
+    st.floats(-1e6, 1e6).map(str),
+    st.text(st.characters(codec="utf-8"), max_size=4),
+)
+
+
+@settings(max_examples=int(os.environ.get("RANVIER_TABLES", "60")))
+@given(
+    titles=st.lists(st.text(st.characters(codec="utf-8"), max_size=3), min_size=1, max_size=3),
+    rows=st.lists(st.tuples(ENTRIES, ENTRIES, ENTRIES, ENTRIES), max_size=14),
+    again=st.integers(1, 8),
+    task=st.sampled_from([[], ["--task", "regression"], ["--task", "classification"]]),
+)
+def test_any_table_is_learnt_and_predicted_or_refused_in_one_line(titles, rows, again, task):
+    """RANVIER_TABLES=5000 for more of it."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        data, model, out = (str(Path(folder, name)) for name in ("t.csv", "m.st", "out.csv"))
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([*titles, "y"])
+        writer.writerows([[*row[: len(titles)], row[-1]] for row in rows * again])
+        Path(data).write_bytes(text.getvalue().encode())
+        patch.setattr("sys.stderr", io.StringIO())
+        patch.setattr("sys.stdout", io.StringIO())
+        options = ["--target", "y", "--out", model, "--epochs", "2", "--hidden", "3", *task]
+        code = main(["train", data, *options])
+        last = sys.stderr.getvalue().splitlines()[-1]
+        assert last.startswith("ranvier: ") == (code == 1), last
+        assert code in (0, 1)
+        if code == 1:
+            assert names(Path(folder)) == ["t.csv"]
+            return
+        code = main(["predict", model, data, "-o", out])
+        if "are left out" in sys.stderr.getvalue() and code == 1:
+            # Rows without a target, which the training has not looked at.
+            assert sys.stderr.getvalue().splitlines()[-1].startswith("ranvier: ")
+            return
+        assert code == 0, sys.stderr.getvalue()
+        with Path(out).open(newline="", encoding="utf-8") as file:
+            assert sum(1 for _ in csv.reader(file)) == 1 + len(rows) * again
+        patch.setattr("sys.stdout", io.StringIO())
+        assert main(["evaluate", model, data, "--json"]) == 0, sys.stderr.getvalue()
+        assert json.loads(sys.stdout.getvalue())["rows"] > 0

@@ -60,8 +60,9 @@ class Number:
     def of(cls, name: str, kind: str, column: Array) -> Number:
         """As the training rows suggest, in which NaN is a missing value."""
         known = column[~np.isnan(column)]
-        fill = float(known.mean()) if known.size else 0.0
         varies = bool(known.size and (known != known[0]).any())
+        # Each is divided by itself: their sum could overflow.
+        fill = float((known / known.size).sum()) if varies else 0.0
         return cls(name, kind, fill, varies, 0 < known.size < column.size)
 
     @property

@@ -200,19 +200,7 @@ def _trainer(X: Array, y: Array, table: Table, options: argparse.Namespace) -> T
         layers.append(Standardize(of="targets"))
     model = Sequential(layers, input_size=X.shape[1], seed=options.seed, dtype=options.dtype)
     if scaled.any():
-        # A variance of 0 lets an input pass as it is: those of 0 and 1.
-        means, variances = X.mean(axis=0) * scaled, X.var(axis=0) * scaled
-        with np.errstate(over="ignore", under="ignore"):
-            narrow = variances.astype(model.dtype)
-        if not np.isfinite(narrow).all() or (narrow[scaled] == 0).any():
-            bad = int(np.flatnonzero(scaled & ~(np.isfinite(narrow) & (narrow > 0)))[0])
-            raise ArgumentError(
-                f"column {table.inputs[bad]!r}: expected numbers whose variance {model.dtype} can "
-                f"hold, got {variances[bad]:.1e}; divide them"
-                + " or pass --dtype float64"
-                * (model.dtype == np.float32)
-            )
-        model.set_parameters({"0.running_mean": means, "0.running_var": variances})
+        model.set_parameters(_moments(X, table, model.dtype))
     size = options.batch_size or batch_size(len(X))
     steps = options.epochs * -(-len(X) // size)
     rule = AdamW(
@@ -223,6 +211,23 @@ def _trainer(X: Array, y: Array, table: Table, options: argparse.Namespace) -> T
     loss: Loss = MSE() if table.classes is None else CrossEntropy()
     metrics: Any = ["r2" if table.classes is None else "accuracy"]
     return Trainer(model, loss=loss, optimizer=rule, metrics=metrics, seed=options.seed)
+
+
+def _moments(X: Array, table: Table, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """What the first layer scales by; a variance of 0 lets an input pass as it is."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        means = np.where(table.scaled, X.mean(axis=0), 0.0)
+        variances = np.where(table.scaled, X.var(axis=0), 0.0)
+        held = np.isfinite(means.astype(dtype)) & np.isfinite(variances.astype(dtype))
+        held &= variances.astype(dtype) > 0
+    strange = np.flatnonzero(table.scaled & ~held)
+    if strange.size:
+        hint = " or pass --dtype float64" if dtype == np.float32 else ""
+        raise ArgumentError(
+            f"column {table.inputs[strange[0]]!r}: expected numbers whose variance {dtype} can "
+            f"hold, got {variances[strange[0]]:.1e}; divide or multiply them{hint}"
+        )
+    return {"0.running_mean": means, "0.running_var": variances}
 
 
 def _fit(
