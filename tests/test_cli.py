@@ -1,5 +1,7 @@
 """The command line: what it prints where, and its exit codes."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 
 import pytest
 
+import ranvier as rv
 from ranvier.cli import main
 
 
@@ -71,6 +74,65 @@ def test_a_bad_environment_variable_is_an_error_that_names_it():
         assert name in result.stderr
         assert value in result.stderr
         assert "Traceback" not in result.stderr
+
+
+COMMANDS = ["train", "predict", "evaluate", "inspect", "check", "bench", "demo", "config"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert f"\n  ranvier {command}" in text
+    assert "--json" in text
+
+
+def test_help_reads_no_library_that_it_does_not_need():
+    code = (
+        "import sys; from ranvier.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pyarrow', 'pandas', 'matplotlib', 'sklearn', 'onnx', 'ranvier.reference'}\n"
+        "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "term", "bar"),
+    [(100, "xterm", True), (40, "xterm", False), (100, "dumb", False), (None, "xterm", False)],
+)
+def test_a_bar_is_for_terminals_of_some_width(columns, term, bar, monkeypatch):
+    from ranvier.cli import _output
+
+    monkeypatch.setattr("sys.stderr", Terminal() if columns else io.StringIO())
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("os.get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    (shown,) = _output.progress(20)
+    assert isinstance(shown, rv.ProgressBar) == bar
+    assert _output.progress(20, quiet=True) == []
+
+
+def test_demo_and_config_speak_json(capsys):
+    assert main(["demo", "--epochs", "1", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert 0 < document["test_accuracy"] < 1
+    assert document["crosscheck"]["ok"] is True
+    assert main(["config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rv.config()
 
 
 def test_version_and_config(capsys):

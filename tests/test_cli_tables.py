@@ -173,7 +173,7 @@ def test_validation_rows_take_no_part_in_what_the_encoding_measures(tmp_path, ca
     x = [0.0, None] * 50
     y = list(np.random.default_rng(0).normal(size=100))
     path, model = put(tmp_path / "t.csv", {"x": x, "y": y}), tmp_path / "m.st"
-    options = ["--validation-split", 0, "--epochs", 1, "--quiet"]
+    options = ["--epochs", 1, "--quiet"]
     ranvier(
         capfd, "train", path, "--target", "y", "--out", model, *options, "--validation-data", path
     )
@@ -202,11 +202,14 @@ def test_the_same_seed_gives_the_same_file(tmp_path, houses, capfd):
 
 def test_training_ends_early_and_keeps_the_best_epoch(tmp_path, houses, capfd):
     model = tmp_path / "m.st"
+    picture = tmp_path / "curves.svg"
     options = ["--epochs", 500, "--patience", 3, "--learning-rate", 0.05, "--json"]
+    options += ["--plot", picture]
     document = json.loads(
         ranvier(capfd, "train", houses, "--target", "dear", "--out", model, *options).out
     )
     assert document["stopped_by"] == "patience"
+    assert "<svg" in picture.read_text()
     assert document["epochs"] == document["best_epoch"] + 4 < 500
     history = json.loads(ranvier(capfd, "inspect", model, "--json").out)["training"]["history"]
     assert min(history["val_loss"]) == history["val_loss"][document["best_epoch"]]
@@ -500,17 +503,52 @@ def test_numbers_are_categories_where_it_is_said(tmp_path, capfd):
     assert "expected column 'flor' of --categorical" in said.err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ignore", "price"], "--ignore: expected other columns than those of --target"),
+        (["--categorical", "town", "--ignore", "town"], "got 'town'"),
+        (["--validation-split", 0.1, "--validation-data", "x.csv"], "--validation-split: expected"),
+        (["--hidden", "0"], None),
+        (["--hidden", "8,,8"], None),
+        (["--dropout", 1], None),
+        (["--learning-rate", "nan"], None),
+        (["--activation", "step"], None),
+        (["--separator", ";;"], None),
+        (["--validation-split", 1], None),
+    ],
+)
+def test_options_that_contradict_or_have_no_meaning_are_refused(
+    tmp_path, houses, options, said, capfd
+):
+    command = ["train", houses, "--target", "price", "--out", tmp_path / "m.st", *options]
+    if said is None:
+        with pytest.raises(SystemExit) as wrong:
+            ranvier(capfd, *command)
+        assert wrong.value.code == 2
+        assert f"argument {options[0]}" in capfd.readouterr().err
+    else:
+        assert said in ranvier(capfd, *command, code=1).err
+
+
+def test_a_quantity_has_no_probabilities(fitted, houses, capfd):
+    said = ranvier(capfd, "predict", fitted, houses, "--probabilities", code=1)
+    assert "--probabilities: expected a model of classes" in said.err
+    assert said.out == ""
+
+
 # ---------------------------------------------------------------- rows unlike those of training
 
 
 def test_an_unknown_category_is_said_and_taken_as_none(tmp_path, fitted, capfd):
     columns = table(rows=3, seed=2) | {"town": ["Rome", "Berlin", "Berlin"]}
     path = put(tmp_path / "new.csv", columns)
-    said = ranvier(capfd, "predict", fitted, path, "--json")
+    said = ranvier(capfd, "predict", fitted, path, "--json", "--keep", "town")
     assert "column 'town': 2 of 3 rows have a category that the training has not seen" in said.err
     assert "'Berlin'" in said.err
     document = json.loads(said.out)
     assert document["unknown_categories"] == {"town": 2}
+    assert document["predictions"]["town"] == ["Rome", "Berlin", "Berlin"]
     predictions = document["predictions"]["price"]
     assert len(predictions) == 3
     assert np.isfinite(predictions).all()
@@ -712,7 +750,14 @@ def test_ctrl_c_saves_the_best_model_so_far(tmp_path, houses, capfd):
     many = ["--epochs", "1000000", "--patience", "1000000", "--hidden", "8", "--json"]
     # A tenth part of the epochs is too far away to wait for its line.
     code = (
-        "import sys; from ranvier.cli import _output, main\n"
+        "import sys, time; from ranvier.cli import _output, main\n"
+        "from ranvier.cli import _train\n"
+        "honest = _train.scored\n"
+        "def slowly(*arguments):\n"
+        "    _output.note('saving')\n"
+        "    time.sleep(0.3)\n"
+        "    return honest(*arguments)\n"
+        "_train.scored = slowly\n"
         "def every(self, epoch, logs):\n"
         "    if epoch == 20: _output.note('epoch 21')\n"
         "_output.Lines.on_epoch_end = every\n"
@@ -725,8 +770,11 @@ def test_ctrl_c_saves_the_best_model_so_far(tmp_path, houses, capfd):
         while "epoch 21" not in (line := process.stderr.readline()):
             assert line
         process.send_signal(signal.SIGINT)
+        assert "saving" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
+    # The second one came while the first was obeyed.
     assert err == f"interrupted: the best model so far was saved to {model}\n"
     document = json.loads(out)
     assert document["stopped_by"] == "interrupt"
@@ -768,7 +816,7 @@ ENTRIES = st.one_of(
 )
 
 
-@settings(max_examples=int(os.environ.get("RANVIER_TABLES", "60")))
+@settings(max_examples=int(os.environ.get("RANVIER_TABLES", "30")))
 @given(
     titles=st.lists(st.text(st.characters(codec="utf-8"), max_size=3), min_size=1, max_size=3),
     rows=st.lists(st.tuples(ENTRIES, ENTRIES, ENTRIES, ENTRIES), max_size=14),

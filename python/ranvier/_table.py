@@ -209,11 +209,6 @@ class Table:
         return table
 
 
-def class_key(value: Class) -> tuple[bool, Class]:
-    """What tells classes apart: True is not 1."""
-    return isinstance(value, bool), value
-
-
 def _kind(value: Class) -> str:
     """The kind of column that holds a class."""
     if isinstance(value, str):
@@ -254,7 +249,7 @@ def _classes(value: Any) -> tuple[Class, ...]:
             raise ValueError(f"a class {entry!r}")
     if len({_kind(entry) for entry in classes}) > 1:
         raise ValueError("classes of different types")
-    if len(classes) < 2 or len(set(map(class_key, classes))) < len(classes):
+    if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"{len(classes)} classes, or one twice")
     return tuple(classes)
 

@@ -10,9 +10,10 @@ import numpy as np
 from .._arrays import Array
 from .._table import Table
 from ..config import set_num_threads
+from ..errors import ArgumentError
 from ._files import ModelFile, encoded, figures, scored
 from ._output import aligned, check_place, note, report, write
-from ._tables import Frame, read_table, table_bytes
+from ._tables import Frame, as_lists, read_table, table_bytes
 from ._train import labelled
 
 
@@ -23,14 +24,16 @@ def predict(options: argparse.Namespace) -> int:
         check_place(options.out, "--out")
     file, table, frame = _read(options)
     frame.require(options.keep, "of --keep")
+    if options.probabilities and table.classes is None:
+        raise ArgumentError(
+            f"--probabilities: expected a model of classes, got one of a quantity, {table.target!r}"
+        )
     X, unknown = encoded(table, frame)
     output = file.model.predict(X)
     name = table.target if table.target not in options.keep else f"predicted {table.target}"
     columns: dict[str, Any] = dict(frame.pick(options.keep))
     if table.classes is None:
         columns[name] = output[:, 0]
-        if options.probabilities:
-            note(f"{table.target!r} is a quantity: --probabilities has none to show")
     else:
         columns[name] = [table.classes[number] for number in output.argmax(axis=1)]
         if options.probabilities:
@@ -42,8 +45,7 @@ def predict(options: argparse.Namespace) -> int:
         write(options.out, table_bytes(columns, options.out))
     if options.json:
         if options.out == "-":
-            shown = {k: v for k, v in columns.items() if k not in options.keep}
-            document["predictions"] = {key: np.asarray(v).tolist() for key, v in shown.items()}
+            document["predictions"] = as_lists(columns)
         report(document, (), True)
     elif not table_on_stdout:
         note(f"{frame.rows} predictions written to {options.out}")

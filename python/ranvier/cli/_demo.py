@@ -15,11 +15,14 @@ from ..losses import CrossEntropy
 from ..model import Sequential
 from ..optimizers import Adam
 from ..trainer import Trainer
-from ._output import check_plot, plot, progress, say
+from ._output import check_plot, note, plot, progress, report
+from ._output import say as say_
 
 
 def run(options: argparse.Namespace) -> int:
     """Trains, tests, cross-checks."""
+    # As JSON the figures are for a program: the lines are messages.
+    say = note if options.json else say_
     if options.plot is not None:
         check_plot(options.plot)
     if options.threads is not None:
@@ -71,4 +74,13 @@ def run(options: argparse.Namespace) -> int:
     if options.plot is not None:
         plot(history, "handwritten digits", options.plot)
         say(f"loss curves written to {options.plot}")
+    document = {
+        "config": settings,
+        "steps": trainer.step,
+        "seconds": seconds,
+        "test_accuracy": accuracy,
+        "crosscheck": {"ok": checked.ok, "max_error": checked.max_error},
+        "history": dict(history),
+    }
+    report(document, (), options.json)
     return 0 if checked.ok else 1

@@ -17,6 +17,8 @@ from ._tables import read_table
 def run(options: argparse.Namespace) -> int:
     """Writes the files; 1 if there is something to check them with and they do not agree."""
     check_place(options.out, "--out")
+    if options.data is not None and not (options.check or options.json):
+        raise ArgumentError("--data: expected --check or --json, which tell what came of the rows")
     kind = options.format or ENDINGS.get(Path(options.out).suffix.lower())
     if kind not in formats():
         known = ", ".join(ending for ending, name in ENDINGS.items() if name in formats())

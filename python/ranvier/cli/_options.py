@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _seed_option(demo)
     _threads_option(demo)
     demo.add_argument("--plot", metavar="FILE", help="write the loss curves (png, svg)")
+    _json_option(demo)
     shown = add(
         "config",
         "_inspect:configuration",
@@ -113,7 +114,6 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
     table.add_argument(
         "--validation-split",
         type=_share,
-        default=0.2,
         metavar="SHARE",
         help="of the rows, held out for validation; default 0.2, 0 for none",
     )

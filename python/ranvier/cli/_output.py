@@ -6,9 +6,12 @@ import io
 import json
 import math
 import os
+import signal
 import stat
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,7 +46,9 @@ def _put(file: TextIO, line: str) -> None:
 def report(document: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
     """A result, as one JSON document or as lines."""
     if as_json:
-        for line in json.dumps(_finite(document), indent=2, allow_nan=False).splitlines():
+        for line in json.dumps(
+            _finite(document), indent=2, allow_nan=False, default=str
+        ).splitlines():
             say(line)
     else:
         for line in lines:
@@ -94,6 +99,19 @@ def write(path: str, data: bytes) -> None:
                 file.write(data)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets a second Ctrl-C wait for what the first one has asked for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_place(path: str, option: str) -> None:

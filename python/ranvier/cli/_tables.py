@@ -296,6 +296,14 @@ def table_bytes(columns: Mapping[str, Any], path: str) -> bytes:
     return text.getvalue().encode()
 
 
+def as_lists(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns for JSON."""
+    import pyarrow as pa
+
+    table = pa.table(dict(columns))
+    return dict(zip(table.column_names, map(pa.ChunkedArray.to_pylist, table.columns), strict=True))
+
+
 def _shown(column: Any) -> list[Any]:
     """Entries as a text file has them: of floats the fewest digits that come back as they were."""
     if str(column.type) == "float":
@@ -335,7 +343,7 @@ def _floats(column: Any) -> Array:
 
 
 def _whole(value: float) -> int | float:
-    return int(value) if value.is_integer() else value
+    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
 
 def _as_text(value: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from .. import _core
 from .._arrays import Array
 from .._files import encode
-from .._table import Category, Class, Column, Number, Table, batch_size, class_key
+from .._table import Category, Class, Column, Number, Table, batch_size
 from ..callbacks import EarlyStopping
 from ..config import set_num_threads
 from ..errors import ArgumentError, DivergedError
@@ -23,7 +24,17 @@ from ..optimizers import AdamW
 from ..schedules import Cosine
 from ..trainer import Trainer
 from ._files import encoded, figures, network, scored
-from ._output import aligned, check_place, check_plot, figure, note, plot, progress, report
+from ._output import (
+    aligned,
+    check_place,
+    check_plot,
+    figure,
+    note,
+    plot,
+    progress,
+    report,
+    uninterrupted,
+)
 from ._tables import Frame, read_table
 
 # So many whole numbers, or any two, may be classes, with so many rows each on average.
@@ -31,26 +42,41 @@ _MOST_CLASSES = 10
 _ROWS_EACH = 5
 # With fewer rows none is held out.
 _LEAST_HELD_OUT = 10
+_SHARE = 0.2
 
 
 def run(options: argparse.Namespace) -> int:
     """Trains, validates, saves."""
     check_place(options.out, "--out")
+    if options.validation_data is not None and options.validation_split is not None:
+        raise ArgumentError(
+            "--validation-split: expected none beside --validation-data, got "
+            f"{options.validation_split:g}"
+        )
     if options.plot is not None:
         check_plot(options.plot)
     if options.threads is not None:
         set_num_threads(options.threads)
     frame = read_table(options.data, options.separator, options.missing)
-    for option in ("categorical", "ignore"):
-        frame.require(getattr(options, option), f"of --{option}")
     frame.require([options.target], "of --target")
+    given: list[str] = [options.target]
+    for option in ("categorical", "ignore"):
+        names = getattr(options, option)
+        frame.require(names, f"of --{option}")
+        if twice := sorted(set(names) & set(given)):
+            raise ArgumentError(
+                f"--{option}: expected other columns than those of --target and --categorical, got "
+                f"{twice[0]!r}"
+            )
+        given += names
     frame, target = known_rows(frame, options.target)
     classes = _classes(target, options)
     y = targets(frame.source, options.target, target, classes)
     held_out = _held_out(y, classes, options)
-    table = _table(frame, np.setdiff1d(np.arange(frame.rows), held_out), classes, options)
+    train = np.ones(len(y), bool)
+    train[held_out] = False
+    table = _table(frame, train, classes, options)
     X, _ = encoded(table, frame)
-    train = np.setdiff1d(np.arange(len(X)), held_out)
     validation = (X[held_out], y[held_out]) if len(held_out) else None
     if options.validation_data is not None:
         validation = _validation(options, table)
@@ -72,8 +98,7 @@ def known_rows(frame: Frame, name: str, kind: str | None = None) -> tuple[Frame,
 
 def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, ...] | None:
     """The classes of the target, or None for a quantity."""
-    different = {class_key(value): value for value in target}
-    classes = tuple(different[key] for key in sorted(different))
+    classes: tuple[Any, ...] = tuple(sorted(set(target)))
     numbers = not any(isinstance(value, str | bool) for value in classes)
     whole = numbers and all(isinstance(value, int) for value in classes)
     few = whole and len(classes) <= min(_MOST_CLASSES, len(target) // _ROWS_EACH)
@@ -111,11 +136,11 @@ def targets(
     """Targets as the loss takes them: numbers of classes, or quantities."""
     if classes is None:
         return np.array(target, np.float64)
-    numbers = {class_key(value): number for number, value in enumerate(classes)}
+    numbers = {value: number for number, value in enumerate(classes)}
     try:
-        return np.array([numbers[class_key(value)] for value in target])
+        return np.array([numbers[value] for value in target])
     except KeyError as error:
-        strange = next(value for value in target if class_key(value) not in numbers)
+        strange = next(value for value in target if value not in numbers)
         raise ArgumentError(
             f"{source}: expected classes of the training in column {name!r}, "
             f"{', '.join(map(repr, classes[:10]))}, got {strange!r}"
@@ -127,13 +152,14 @@ def _held_out(y: Array, classes: Any, options: argparse.Namespace) -> Array:
     none: Array = np.arange(0)
     if options.validation_data is not None or options.validation_split == 0.0:
         return none
+    share = _SHARE if options.validation_split is None else options.validation_split
     if len(y) < _LEAST_HELD_OUT:
         note(f"{len(y)} rows are too few to hold some out: no validation")
         return none
     loss = MSE() if classes is None else CrossEntropy()
     arrays = arrays_of(np.zeros((len(y), 1)), y, None, loss, np.dtype(np.float64))
     arrays["given"] = (None, None)
-    rows = _core.holdout(arrays, (options.validation_split, options.seed))
+    rows = _core.holdout(arrays, (share, options.seed))
     return np.frombuffer(rows, np.uint32)
 
 
@@ -153,7 +179,7 @@ def _table(
         if kind:
             values = frame.read(name, kind)
             column = (
-                Category.of(name, [values[row] for row in train])
+                Category.of(name, list(compress(values, train)))
                 if kind == "category"
                 else Number.of(name, kind, values[train])
             )
@@ -265,12 +291,27 @@ def _fit(
             f"{options.learning_rate:g} usually helps"
         ) from error
     seconds = time.perf_counter() - begun
-    history, interrupted = trainer.history, trainer.stopped_by == "KeyboardInterrupt"
-    done = len(history.get("epoch", []))
-    if interrupted and not done:
+    if not trainer.history.get("epoch"):
         note("interrupted before the first epoch had ended: nothing was saved")
         return 130
-    best = trainer.best_epoch
+    with uninterrupted():
+        return _finish(trainer, X, y, validation, table, options, seconds)
+
+
+def _finish(
+    trainer: Trainer,
+    X: Array,
+    y: Array,
+    validation: tuple[Array, Array] | None,
+    table: Table,
+    options: argparse.Namespace,
+    seconds: float,
+) -> int:
+    """Saves, reports; 130 for a training that Ctrl-C has ended."""
+    model, held_out = trainer.model, 0 if validation is None else len(validation[1])
+    history, best = trainer.history, trainer.best_epoch
+    interrupted = trainer.stopped_by == "KeyboardInterrupt"
+    done = len(history["epoch"])
     scores = scored(model, trainer.loss, *(validation or (X, y)))
     baseline = _baseline(y, table)
     document = {
@@ -284,7 +325,7 @@ def _fit(
         "validation_rows": held_out,
         "network": network(model),
         "parameters": model.n_parameters,
-        "batch_size": size,
+        "batch_size": options.batch_size or batch_size(len(X)),
         "epochs": done,
         "best_epoch": best,
         "stopped_by": "interrupt" if interrupted else trainer.stopped_by,
