@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from hypothesis import strategies as st
 
 import ranvier as rv
 from ranvier.cli import main
+from ranvier.cli._options import ENDINGS
 from ranvier.cli._tables import read_table
+from ranvier.export._agreement import compared, not_run, rows_of
 
 ROWS = 240
 
@@ -286,20 +289,22 @@ def test_check_finds_a_core_that_computes_something_else(fitted, monkeypatch, ca
     assert "predictions in float32: core and reference DISAGREE" in said.out
 
 
-def numpy_export(model, path, *, X=None):
-    """Stands for an exporter: one file, one report."""
-    from ranvier.export._agreement import compared, rows_of
-
-    Path(path).write_text("exported")
-    rows = rows_of(model, X)
-    return compared("twin", (path,), "a test", model.predict(rows), model.predict(rows))
-
-
 @pytest.fixture
 def twin(monkeypatch):
-    """An exporter among the real ones."""
-    monkeypatch.setattr(rv.export, "twin", numpy_export, raising=False)
+    """An exporter among the real ones, and by what it is wrong; None where it cannot be run."""
+    wrong = [0.0]
+
+    def export(model, path, *, X=None, check=True):
+        Path(path).write_text("exported")
+        if not check or wrong[0] is None:
+            return not_run("twin", (path,), "there is no twin here")
+        expected = model.predict(rows_of(model, X))
+        found = expected + np.float32(wrong[0]) * np.abs(expected).max()
+        return compared("twin", (path,), "a test", expected, found)
+
+    monkeypatch.setattr(rv.export, "twin", export, raising=False)
     monkeypatch.setattr(rv.export, "__all__", [*rv.export.__all__, "twin"])
+    return wrong
 
 
 def test_export_offers_what_the_library_has(fitted, houses, twin, tmp_path, capfd):
@@ -308,14 +313,37 @@ def test_export_offers_what_the_library_has(fitted, houses, twin, tmp_path, capf
     assert ranvier(capfd, *command).out == f"written {out}\n"
     said = ranvier(capfd, *command, "--check", "--data", houses).out
     assert said == f"twin: {out}: {ROWS} rows run by a test: the same bits\n"
-    document = json.loads(ranvier(capfd, *command, "--json").out)
+    document = json.loads(ranvier(capfd, *command, "--check", "--json").out)
     assert document["bit_equal"] is True
     assert "town=Rome" in document["inputs"]
     said = ranvier(capfd, "export", fitted, "--out", out, code=1).err
     assert "--out: expected a name that ends in" in said
+    assert "--data: expected --check" in ranvier(capfd, *command, "--data", houses, code=1).err
     with pytest.raises(SystemExit) as wrong:
         main(["export", str(fitted), "--format", "nosuch", "--out", str(out)])
     assert wrong.value.code == 2
+
+
+def test_an_export_that_disagrees_or_cannot_be_checked_fails(fitted, twin, tmp_path, capfd):
+    command = ["export", fitted, "--format", "twin", "--out", tmp_path / "model.twin", "--check"]
+    twin[0] = 1e-6
+    ranvier(capfd, *command)
+    twin[0] = 1e-3
+    assert "DISAGREES with the model" in ranvier(capfd, *command, code=1).err
+    twin[0] = None
+    assert "not run: there is no twin here" in ranvier(capfd, *command, code=1).out
+
+
+@pytest.mark.parametrize("kind", [name for name in rv.export.__all__ if name.islower()])
+def test_every_format_is_written_by_the_ending_of_its_name(fitted, kind, tmp_path, capfd):
+    ending = next(ending for ending, name in ENDINGS.items() if name == kind)
+    if kind == "onnx":
+        pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+    if kind == "c" and not (shutil.which("cc") or shutil.which("gcc")):
+        pytest.skip("no C compiler")
+    command = ["export", fitted, "--out", tmp_path / f"model{ending}", "--check"]
+    assert ranvier(capfd, *command).out.startswith(f"{kind}: ")
 
 
 def test_bench_measures_training_and_prediction(monkeypatch, capfd):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .. import export
+from .._crosscheck import TOLERANCE
 from ..errors import ArgumentError
 from ._files import ModelFile, encoded
 from ._options import ENDINGS, formats
@@ -15,10 +17,10 @@ from ._tables import read_table
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes the files; 1 if there is something to check them with and they do not agree."""
+    """Writes the files; 1 if they are to be checked and do not agree, or cannot be run."""
     check_place(options.out, "--out")
-    if options.data is not None and not (options.check or options.json):
-        raise ArgumentError("--data: expected --check or --json, which tell what came of the rows")
+    if options.data is not None and not options.check:
+        raise ArgumentError(f"--data: expected --check beside it, got {options.data} alone")
     kind = options.format or ENDINGS.get(Path(options.out).suffix.lower())
     if kind not in formats():
         known = ", ".join(ending for ending, name in ENDINGS.items() if name in formats())
@@ -26,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
             f"--out: expected a name that ends in {known}, or --format, got {options.out}"
         )
     file = ModelFile.read(options.model)
-    given = {}
+    given: dict[str, Any] = {"check": options.check}
     if options.data is not None:
         table = file.require_table()
         given["X"] = encoded(table, read_table(options.data, options.separator, table.missing))[0]
@@ -40,4 +42,10 @@ def run(options: argparse.Namespace) -> int:
         )
     written = [f"written {path}" for path in agreement.paths]
     report(document, [str(agreement)] if options.check else written, options.json)
+    allowed = TOLERANCE[file.model.dtype.name] * agreement.scale
+    # A comparison with NaN, of what was not run, is false.
+    if options.check and not agreement.max_error <= allowed:
+        if agreement.rows:
+            note(f"{options.out} DISAGREES with the model: more than {allowed:.1e}")
+        return 1
     return 0
