@@ -402,6 +402,19 @@ def test_identifiers_and_free_text_are_left_out(tmp_path):
     rows = "".join(f"{i},n{i},{i % 2}\n" for i in range(40))
     assert kinds(tmp_path, "id,note,x\n" + rows) == {"id": "", "note": "", "x": "number"}
     assert kinds(tmp_path, "size,note,x\n" + rows)["size"] == "number"
+    assert kinds(tmp_path, "serial,atoms\n123456789012345678,6e23\n1,1e22\n") == {
+        "serial": "",
+        "atoms": "number",
+    }
+
+
+def test_texts_that_are_all_rare_are_left_out(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    columns = {"word": [f"w{row // 2}" for row in range(3000)], "x": rng.normal(size=3000)}
+    path = put(tmp_path / "t.csv", columns | {"y": rng.normal(size=3000)})
+    options = ["--out", tmp_path / "m.st", "--epochs", 1, "--json"]
+    said = ranvier(capfd, "train", path, "--target", "y", *options)
+    assert json.loads(said.out)["left_out"] == {"word": "all its texts are rare"}
 
 
 def test_other_separators_missing_texts_and_compression(tmp_path):

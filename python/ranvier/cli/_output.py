@@ -152,7 +152,9 @@ def progress(epochs: int, *, quiet: bool = False) -> list[Callback]:
         return []
     bar = False
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        bar = os.get_terminal_size(sys.stderr.fileno()).columns >= _WIDE
+        size = os.get_terminal_size(sys.stderr.fileno())
+        # Where no height is told, tqdm writes blank lines.
+        bar = size.columns >= _WIDE and size.lines > 0
     return [ProgressBar() if bar else Lines(epochs)]
 
 

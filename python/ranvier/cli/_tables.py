@@ -19,6 +19,7 @@ from ..errors import ArgumentError, FileFormatError
 # What spreadsheets and statistics programs write for a missing value.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "NaN", "nan", "-nan", "null", "NULL", "None")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_DIGITS = re.compile(r"[+-]?\d+")
 _CODE = re.compile(r"0\d+")
 _MICROSECONDS = 86_400_000_000.0
 _LARGE = 1 << 24
@@ -95,7 +96,7 @@ class Frame:
         if types.is_boolean(column.type):
             return "boolean", ""
         if types.is_integer(column.type) or types.is_floating(column.type):
-            return self._number_kind(name)
+            return self._number_kind(name, types.is_integer(column.type))
         if types.is_decimal(column.type):
             return "number", ""
         if types.is_date(column.type) or types.is_timestamp(column.type):
@@ -107,7 +108,7 @@ class Frame:
         if _cast(different, pa.float64()) is not None:
             if any(_CODE.fullmatch(text) for text in texts):
                 return "category", ""
-            return self._number_kind(name)
+            return self._number_kind(name, all(map(_DIGITS.fullmatch, texts)))
         if all(text.lower() in ("true", "false") for text in texts):
             return "boolean", ""
         if _times(different) is not None:
@@ -123,13 +124,13 @@ class Frame:
             return "", "nearly every row has a text of its own"
         return "category", ""
 
-    def _number_kind(self, name: str) -> tuple[str, str]:
+    def _number_kind(self, name: str, digits: bool) -> tuple[str, str]:
+        """That of a column of numbers, by what they say of it; digits: without point and power."""
         numbers = self.numbers(name)
-        whole = not np.isnan(numbers).any() and (numbers == np.floor(numbers)).all()
-        if whole and (np.abs(numbers) > _EXACT).any():
+        if digits and (np.abs(numbers) > _EXACT).any():
             return "", "whole numbers beyond 2^53 look like identifiers"
         called = name.lower() in _IDENTIFIERS or name.lower().endswith("_id")
-        if called and whole and len(np.unique(numbers)) == len(numbers):
+        if called and digits and len(np.unique(numbers)) == len(numbers):
             return "", "its name and its numbers, each there once, are an identifier's"
         return "number", ""
 

@@ -186,7 +186,8 @@ def _table(
             if column.inputs:
                 columns.append(column)
             else:
-                reason = "it is the same in all rows"
+                rare = kind == "category" and len(set(values)) > 1
+                reason = "all its texts are rare" if rare else "it is the same in all rows"
         if reason:
             left_out[name] = reason
     for name, reason in left_out.items():
