@@ -136,7 +136,7 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"of the hidden layers: {', '.join(sorted(names('activation')))}; default silu",
     )
     network.add_argument(
-        "--dropout", type=_rate, default=0.1, metavar="RATE", help="behind each; default 0.1"
+        "--dropout", type=_rate, default=0.2, metavar="RATE", help="behind each; default 0.2"
     )
     network.add_argument("--epochs", type=_positive, default=100, metavar="N", help="default 100")
     network.add_argument(
@@ -155,9 +155,9 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
     network.add_argument(
         "--learning-rate",
         type=_above_zero,
-        default=3e-3,
+        default=2e-3,
         metavar="RATE",
-        help="of AdamW, falling to 0 along a cosine; default 0.003",
+        help="of AdamW, falling to 0 along a cosine; default 0.002",
     )
     network.add_argument(
         "--weight-decay", type=_zero_or_more, default=0.1, metavar="RATE", help="default 0.1"
