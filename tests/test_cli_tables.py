@@ -777,6 +777,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path, hou
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_predictions_go_into_a_pipe_and_models_do_not(tmp_path, fitted, houses, capfd):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    said = ranvier(capfd, "train", houses, "--target", "price", "--out", pipe, code=1).err
+    assert "--out: expected the name of a file, got a pipe or device" in said
+    command = [sys.executable, "-c", f"print(len(open({str(pipe)!r}).readlines()))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        ranvier(capfd, "predict", fitted, houses, "-o", pipe)
+        assert reader.communicate(timeout=30)[0] == f"{ROWS + 1}\n"
+    assert pipe.is_fifo()
+
+
 def test_without_pyarrow_it_says_what_to_install(houses, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     said = ranvier(capfd, "train", houses, "--target", "x", "--out", tmp_path / "m", code=1).err

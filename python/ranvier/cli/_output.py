@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -88,15 +87,11 @@ def write(path: str, data: bytes) -> None:
         return
     place = Path(path)
     try:
-        regular = stat.S_ISREG(place.stat().st_mode)
-    except FileNotFoundError:
-        regular = True
-    try:
-        if regular:
-            write_all({str(place.resolve()): data})
-        else:
-            with place.open("wb", buffering=0) as file:
+        if place.exists() and not place.is_file():
+            with place.open("wb") as file:
                 file.write(data)
+        else:
+            write_all({str(place.resolve()): data})
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
 
@@ -114,11 +109,15 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_place(path: str, option: str) -> None:
-    """Refuses, before the work, a place that no file can be written to."""
+def check_place(path: str, option: str, *, device: bool = False) -> None:
+    """Refuses, before the work, a place that no file, or pipe or device, can be written to."""
     place = Path(path)
     if place.is_dir():
         raise ArgumentError(f"{option}: expected the name of a file, got the folder {path}")
+    if place.exists() and not place.is_file():
+        if device:
+            return
+        raise ArgumentError(f"{option}: expected the name of a file, got a pipe or device, {path}")
     if not place.parent.is_dir():
         raise ArgumentError(
             f"{option}: expected a file in an existing folder, got {path}; make {place.parent}"
