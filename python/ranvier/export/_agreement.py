@@ -29,7 +29,7 @@ class Agreement:
         rows: how many rows were tried; 0 where nothing could run the files.
         max_error: the largest difference between two outputs, absolute; NaN where no row was tried.
         scale: the largest output of the model, absolute.
-        bit_equal: whether all outputs have the same bits (of one zero the other sign is another).
+        bit_equal: whether all outputs have the same bits; −0.0 is not 0.0, all NaN count as one.
         reason: why no row was tried; "" otherwise.
     """
 
@@ -74,7 +74,11 @@ def compared(
     kind: str, paths: tuple[str, ...], runner: str, expected: Array, found: Array
 ) -> Agreement:
     """The agreement of outputs that were found with those of the model."""
-    same = found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+    plain = [
+        np.where(np.isnan(values), values.dtype.type(np.nan), values)
+        for values in (found, expected)
+    ]
+    same = found.dtype == expected.dtype and plain[0].tobytes() == plain[1].tobytes()
     pairs = np.stack([found.astype(np.float64), expected.astype(np.float64)])
     # Infinities and NaN in the same places do not differ.
     with np.errstate(invalid="ignore"):
