@@ -2,6 +2,7 @@
 
 from ._agreement import Agreement
 from ._c import c
+from ._numpy import numpy
 from ._onnx import onnx
 
-__all__ = ["Agreement", "c", "onnx"]
+__all__ = ["Agreement", "c", "numpy", "onnx"]

@@ -131,7 +131,8 @@ def _compiler() -> list[str] | None:
     asked = shlex.split(os.environ.get("CC", ""))
     for command in [asked] if asked else [[name] for name in _COMPILERS]:
         if found := shutil.which(command[0]):
-            return [found, *command[1:]]
+            # Absolute, since it runs in another folder.
+            return [str(Path(found).absolute()), *command[1:]]
     return None
 
 
