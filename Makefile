@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench estimators tables ulp crash large onnx golden
+.PHONY: help build check test demo bench estimators tables ulp crash large onnx c golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -37,6 +37,9 @@ large: ## train from a Parquet file of 6 GB in a process of 600 MB (a minute)
 onnx: ## 500 random networks as ONNX, run by onnxruntime; 2,000 changed graphs read (a minute)
 	RANVIER_NETWORKS=500 pytest -s tests/test_onnx.py -k random_networks
 	RANVIER_CHANGES=2000 pytest tests/test_from_onnx.py -k changed_graphs
+
+c: ## compile 200 random networks by every C compiler that is there, compare the bits (minutes)
+	RANVIER_NETWORKS=200 pytest tests/test_export_c.py --timeout 1000
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

@@ -1,6 +1,7 @@
 """Networks as C99: the same bits as `predict`, whatever the compiler and its options."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 
 import ranvier as rv
-from networks import ACTIVATIONS, alike, random_network, rows
+from networks import ACTIVATIONS, alike, moved, random_network, rows
+from ranvier.export._agreement import compared
+from ranvier.export._c_text import Text
+from ranvier.export._coefficients import coefficients
 
 ROOT = Path(__file__).parent.parent
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
@@ -94,7 +98,7 @@ def outputs(run, models, inputs, environment=None):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A program of random networks. RANVIER_NETWORKS=200 (`make exports`) for the whole of it."""
+    """A program of random networks. RANVIER_NETWORKS=200 (`make c`) for the whole of it."""
     folder = tmp_path_factory.mktemp("networks")
     models = [random_network(seed) for seed in range(NETWORKS)]
     inputs = [rows(model, np.random.default_rng(seed)) for seed, model in enumerate(models)]
@@ -133,3 +137,277 @@ def test_activations_give_the_bits_of_predict_on_numbers_of_all_sizes(dtype, tmp
     program(models, [x] * len(models), tmp_path)
     run = compiled(COMPILERS[0], f"{STRICT} {NATIVE}", tmp_path, "all.c")
     assert_same_bits(run, models, [x] * len(models))
+
+
+def exported(folder, *layers, file="net.c", input_size=3, dtype="float32", **options):
+    """A model with moved parameters, and what exporting it says."""
+    model = rv.Sequential(layers, input_size=input_size, dtype=dtype)
+    moved(model, np.random.default_rng(0))
+    return model, rv.export.c(model, folder / file, **options)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_report_comes_from_the_compiled_files(dtype, tmp_path):
+    layers = [rv.Standardize(), rv.Dense(8, activation="gelu"), rv.Dense(2, activation="softmax")]
+    _, agreement = exported(tmp_path, *layers, dtype=dtype)
+    assert agreement.format == "c"
+    assert agreement.paths == (str(tmp_path / "net.c"), str(tmp_path / "net.h"))
+    assert (agreement.rows, agreement.max_error, agreement.bit_equal) == (64, 0.0, True)
+    assert agreement.runner
+    assert str(agreement).endswith("the same bits")
+
+
+@needs_compiler
+def test_the_report_is_of_the_rows_that_are_given(tmp_path):
+    X = [[1, 2, 3], [4, np.nan, 5], [-np.inf, np.inf, 0]]
+    _, agreement = exported(tmp_path, rv.Dense(2), X=X)
+    assert (agreement.rows, agreement.bit_equal) == (3, True)
+
+
+@needs_compiler
+def test_the_report_says_how_far_outputs_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr(Text, "_literals", lambda self, values: ["0.5f" for _ in values])
+    _, agreement = exported(tmp_path, rv.Dense(2))
+    assert agreement.rows == 64
+    assert not agreement.bit_equal
+    assert agreement.max_error > 0.1
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("no-such-compiler -O2", "CC names 'no-such-compiler -O2', which is not there"),
+        (f"{sys.executable} -c 'import sys; sys.exit(3)'", "ended with 3"),
+        (f'{sys.executable} -c \'open("run", "w").close()\'', "Permission denied"),
+    ],
+)
+def test_what_cannot_be_compiled_is_not_run(command, reason, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", command)
+    _, agreement = exported(tmp_path, rv.Dense(2))
+    assert (agreement.rows, agreement.runner) == (0, None)
+    assert reason in agreement.reason
+    assert (tmp_path / "net.c").exists()
+
+
+def test_without_a_compiler_the_files_are_not_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    _, agreement = exported(tmp_path, rv.Dense(2))
+    assert (agreement.rows, agreement.reason) == (0, "no C compiler was found")
+
+
+@needs_compiler
+def test_the_variable_cc_chooses_the_compiler(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    script = tmp_path / "compiler"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {COMPILERS[0]} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", "./compiler -O1")
+    _, agreement = exported(tmp_path, rv.Dense(2))
+    assert agreement.bit_equal
+    assert log.read_text().startswith("-O1 -std=c99")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_self_test_finds_out_about_a_wrong_bit(dtype, tmp_path):
+    layers = [rv.Dense(4, activation="tanh"), rv.Dense(2)]
+    X = [[1, 2, 3], [np.nan, 1, 2], [0, 0, 0], [1e30, 0, -1e30], [5, 5, 5]]
+    _, agreement = exported(tmp_path, *layers, X=X, self_test=True, dtype=dtype, check=False)
+    assert agreement.paths[2:] == (str(tmp_path / "net_test.c"),)
+    for wrong in (False, True):
+        if wrong:
+            source = (tmp_path / "net.c").read_text()
+            first = source.index("0x", source.index("net_1_weight["))
+            end = source.index("p", first)
+            last = "2" if source[end - 1] != "2" else "4"
+            (tmp_path / "net.c").write_text(source[: end - 1] + last + source[end:])
+        run = compiled(COMPILERS[0], STRICT, tmp_path, "net.c", "net_test.c")
+        done = subprocess.run(run, capture_output=True, text=True, check=False)
+        assert done.returncode == wrong
+        if wrong:
+            assert re.fullmatch(r"net: row 0, output 0: expected \S+, got \S+\n", done.stdout)
+        else:
+            assert done.stdout == "net: ok, 4 rows\n"
+
+
+BOTH = """\
+#include "one.h"
+#include "two.h"
+#include <stdio.h>
+int main()
+{
+    float x[ONE_INPUTS] = {0}, y[ONE_OUTPUTS], a[ONE_SCRATCH];
+    double u[TWO_INPUTS] = {0}, v[TWO_OUTPUTS], b[TWO_SCRATCH];
+    one_predict(x, y, a);
+    two_predict(u, v, b);
+    one_predict_batch(0, 0, 0, 0);
+    printf("%a %a", (double)y[0], v[0]);
+    return 0;
+}
+"""
+
+
+@needs_compiler
+def test_two_models_link_into_one_program_of_c_or_c_plus_plus(tmp_path):
+    layers = [rv.LayerNorm(), rv.Dense(40, activation="gelu"), rv.Dense(1, activation="elu")]
+    one, _ = exported(tmp_path, *layers, file="one.c", check=False)
+    two, _ = exported(tmp_path, *layers, file="two.c", dtype="float64", check=False)
+    expected = [float(model.predict(np.zeros((1, 3)))[0, 0]) for model in (one, two)]
+    builds = [(COMPILERS[0], STRICT, "main.c")]
+    if shutil.which("g++"):
+        builds += [("g++", "-std=c++17 -O2 -Wall -Wextra -Werror -pedantic", "main.cc")]
+        builds += [("g++", "-O2 -Wall -Wextra -Werror", "main.cc")]
+    for compiler, options, main in builds:
+        (tmp_path / main).write_text(BOTH)
+        run = compiled(compiler, options, tmp_path, main, "one.c", "two.c")
+        printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        assert [float.fromhex(number) for number in printed.split()] == expected
+    if shutil.which("g++"):
+        # Compiled as C, called from C++.
+        for name in ("one", "two"):
+            compiled(COMPILERS[0], f"{STRICT} -c", tmp_path, f"{name}.c", output=f"{name}.o")
+        run = compiled("g++", "-O2", tmp_path, "main.cc", "one.o", "two.o")
+        printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        assert [float.fromhex(number) for number in printed.split()] == expected
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
+def test_nothing_is_kept_between_calls_and_all_names_have_the_prefix(tmp_path):
+    layers = [layer for a in ACTIVATIONS for layer in (rv.Dense(5, activation=a), rv.LayerNorm())]
+    exported(tmp_path, *layers, rv.BatchNorm(), name="my_net", check=False)
+    for options in ("-O0", "-O2"):
+        compiled(COMPILERS[0], f"-std=c99 {options} -c", tmp_path, "net.c", output="net.o")
+        listed = subprocess.run(
+            ["nm", tmp_path / "net.o"], capture_output=True, text=True, check=True
+        )
+        symbols = [line.split()[-2:] for line in listed.stdout.splitlines()]
+        public = {name for kind, name in symbols if kind == "T"}
+        assert public == {"my_net_predict", "my_net_predict_batch"}
+        foreign = {name for kind, name in symbols if kind == "U"}
+        assert foreign <= {"copysignf", "fabsf", "fmaf", "sqrtf"}
+        # Code and constants, nothing that could change.
+        assert {kind for kind, _ in symbols} <= set("TtrRU")
+        own = [name for kind, name in symbols if kind in "tr" and not name.startswith(".")]
+        assert all(name.startswith("my_net_") for name in own), own
+
+
+@needs_compiler
+def test_the_need_of_stack_does_not_grow_with_the_widths(tmp_path):
+    layers = [rv.Dense(3000, activation="mish"), rv.LayerNorm(), rv.Dense(2, activation="softmax")]
+    exported(tmp_path, *layers, check=False)
+    options = "-Wframe-larger-than=1024 -Werror -c"
+    compiled(COMPILERS[0], f"{STRICT} {options}", tmp_path, "net.c", output="net.o")
+
+
+@needs_compiler
+@pytest.mark.parametrize("option", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_options_that_change_bits_are_refused_by_the_source(option, tmp_path):
+    exported(tmp_path, rv.Dense(2), check=False)
+    command = [COMPILERS[0], "-std=c99", option, "-c", "net.c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "net.c: compile without -ffast-math" in done.stderr
+
+
+def test_values_between_the_layers_lie_in_two_parts_of_the_scratch(tmp_path):
+    def scratch(*layers):
+        exported(tmp_path, *layers, check=False, input_size=7)
+        return int(re.search(r"NET_SCRATCH (\d+)", (tmp_path / "net.h").read_text())[1])
+
+    assert scratch(rv.Dense(5, activation="relu")) == 1
+    assert scratch(rv.Standardize(), rv.Dense(5), rv.LayerNorm()) == 7
+    assert scratch(rv.Dense(10), rv.Dense(20), rv.Dense(30), rv.Dense(5)) == 30 + 20
+    assert scratch(rv.Softmax(), rv.LayerNorm()) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "prefix"),
+    [
+        ("net.c", None, "net"),
+        ("My-net.v2.c", None, "My_net_v2"),
+        ("1.c", "x", "x"),
+        ("net.c", "int", "int"),
+        ("two words.c", None, "two_words"),
+    ],
+)
+@needs_compiler
+def test_names_begin_with_that_of_the_file_or_the_one_that_is_given(file, name, prefix, tmp_path):
+    _, agreement = exported(tmp_path, rv.Dense(2), file=file, name=name, self_test=True)
+    assert agreement.bit_equal
+    header = (tmp_path / file).with_suffix(".h").read_text()
+    assert f"void {prefix}_predict(const float x[{prefix.upper()}_INPUTS]" in header
+    compiled(COMPILERS[0], STRICT, tmp_path, file, Path(file).stem + "_test.c")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("1.c", None),
+        ("größe.c", None),
+        ("net.c", ""),
+        ("net.c", "_x"),
+        ("net.c", "a-b"),
+        ("net.c", "a b"),
+        ("net.c", "ä"),
+        ("net.c", "x\n"),
+        ('a"b.c', "x"),
+        ("net", None),
+        ("net.cpp", None),
+        ("net.h", None),
+        (".c", None),
+    ],
+)
+def test_names_that_c_does_not_take_are_refused(file, name, tmp_path):
+    with pytest.raises(rv.ArgumentError, match=r"(name|path): expected a"):
+        exported(tmp_path, rv.Dense(2), file=file, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "net.c").write_text("old")
+    with pytest.raises(rv.DTypeError, match=r"model: expected a ranvier\.Sequential"):
+        rv.export.c("model", tmp_path / "net.c")
+    with pytest.raises(rv.NotFittedError, match="input_size"):
+        rv.export.c(rv.Sequential([rv.Dense(2)]), tmp_path / "net.c")
+    with pytest.raises(rv.ShapeError, match="X: expected 3 features"):
+        exported(tmp_path, rv.Dense(2), X=np.zeros((2, 4)))
+    for option in ("check", "self_test"):
+        with pytest.raises(rv.DTypeError, match=f"{option}: expected"):
+            exported(tmp_path, rv.Dense(2), **{option: 1})
+    with pytest.raises(rv.DTypeError, match="name: expected"):
+        exported(tmp_path, rv.Dense(2), name=3)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    with pytest.raises(FileNotFoundError):
+        exported(tmp_path / "missing", rv.Dense(2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_constants_are_those_of_the_core(dtype):
+    core = (ROOT / "rust/core/src/math.rs").read_text(encoding="utf-8")
+    core = core.partition(f"impl Math for {dtype.replace('loat', '')} {{")[2].partition("\n}\n")[0]
+    # Polynomials are slices; ROUNDER and the like are made of others.
+    found = {}
+    for name, kind, value in re.findall(r"const (\w+): (&?)\S+ = (.*?);", core, re.DOTALL):
+        numbers = tuple(float(number) for number in re.findall(r"-?\d[\d.]*(?:e-?\d+)?", value))
+        found[name] = numbers if kind else numbers[0]
+    assert {"EXP_MIN", "TANH_LIMIT", "LN2_LO", "EXPM1", "LN", "ERFC", "ERFC_SCALE"} <= set(found)
+    own = coefficients(dtype)
+    assert {name: own[name] for name in found} == found
+    activations = (ROOT / "rust/core/src/activation.rs").read_text(encoding="utf-8")
+    written = {float(number.replace("_", "")) for number in re.findall(r"\d\.[\d_]+", activations)}
+    scales = {own[name] for name in ("SELU_LAMBDA", "GELU_SCALE", "GELU_CUBIC")}
+    assert scales | {own["SELU_LAMBDA_ALPHA"] / own["SELU_LAMBDA"]} <= written
+
+
+def test_all_nan_count_as_one_and_zeros_have_signs():
+    def equal(found, expected):
+        arrays = [np.array([values], np.float32) for values in (found, expected)]
+        return compared("c", (), "", arrays[1], arrays[0]).bit_equal
+
+    assert equal([np.nan, 1.0], [-np.nan, 1.0])
+    assert not equal([0.0], [-0.0])
+    assert not equal([np.nan], [1.0])
