@@ -256,10 +256,15 @@ class Text:
 
     def _numbers(self, array: Array) -> str:
         """Lines of numbers."""
-        literals = self._literals(array.ravel().tolist())
+        flat = array.ravel()
         count = 4 if self._wide else 5
-        lines = (literals[i : i + count] for i in range(0, len(literals), count))
-        return "\n".join(f"    {', '.join(line)}," for line in lines)
+        lines = []
+        # Python's numbers take much more memory than the array: some thousand at a time.
+        for start in range(0, array.size, 1000 * count):
+            literals = self._literals(flat[start : start + 1000 * count].tolist())
+            for i in range(0, len(literals), count):
+                lines.append(f"    {', '.join(literals[i : i + count])},")
+        return "\n".join(lines)
 
     def _array(self, name: str, array: Array, step: Step, role: str) -> str:
         shape = " x ".join(map(str, array.shape))
