@@ -139,6 +139,22 @@ def test_activations_give_the_bits_of_predict_on_numbers_of_all_sizes(dtype, tmp
     assert_same_bits(run, models, [x] * len(models))
 
 
+@needs_compiler
+@pytest.mark.parametrize("tiny", [("float32", 1e-30), ("float64", 1e-200)])
+def test_zeros_keep_their_signs(tiny, tmp_path):
+    dtype, small = tiny
+    layers = [rv.Dense(2, use_bias=False)]
+    model = rv.Sequential(layers, input_size=1, dtype=dtype)
+    model.set_parameters({"0.weight": [[-small, small]]})
+    # Products that underflow give -0.0; sums begin at 0.0, so that products of -0.0 give 0.0.
+    x = np.array([[small], [-0.0], [0.0], [-small]], dtype)
+    expected = [[True, False], [False, False], [False, False], [False, True]]
+    assert np.signbit(model.predict(x)).tolist() == expected
+    program([model], [x], tmp_path)
+    run = compiled(COMPILERS[0], STRICT, tmp_path, "all.c")
+    assert_same_bits(run, [model], [x])
+
+
 def exported(folder, *layers, file="net.c", input_size=3, dtype="float32", **options):
     """A model with moved parameters, and what exporting it says."""
     model = rv.Sequential(layers, input_size=input_size, dtype=dtype)
