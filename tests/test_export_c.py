@@ -320,13 +320,16 @@ def test_the_need_of_stack_does_not_grow_with_the_widths(tmp_path):
 
 
 @needs_compiler
-@pytest.mark.parametrize("option", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
-def test_options_that_change_bits_are_refused_by_the_source(option, tmp_path):
-    exported(tmp_path, rv.Dense(2), check=False)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("option", ["-ffast-math", "-Ofast", "-ffinite-math-only", "-mfpmath=387"])
+def test_options_that_change_bits_are_refused_by_the_source(option, dtype, tmp_path):
+    if option == "-mfpmath=387" and (os.uname().machine != "x86_64" or COMPILERS[0] != "gcc"):
+        pytest.skip("an option of GCC for x86")
+    exported(tmp_path, rv.Dense(2), dtype=dtype, check=False)
     command = [COMPILERS[0], "-std=c99", option, "-c", "net.c"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "net.c: compile without -ffast-math" in done.stderr
+    assert "net.c: compile without" in done.stderr
 
 
 def test_values_between_the_layers_lie_in_two_parts_of_the_scratch(tmp_path):
@@ -427,3 +430,26 @@ def test_all_nan_count_as_one_and_zeros_have_signs():
     assert equal([np.nan, 1.0], [-np.nan, 1.0])
     assert not equal([0.0], [-0.0])
     assert not equal([np.nan], [1.0])
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("cc"), reason="the guide says cc")
+def test_the_lines_of_the_guide_for_the_shell_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    model = rv.Sequential([rv.Standardize(), rv.Dense(10)], input_size=64)
+    rv.export.c(model, "digits.c", self_test=True)
+    rv.export.numpy(model, "digits_network.py")
+    page = (ROOT / "docs/exporting.md").read_text(encoding="utf-8").partition("\n## C\n")[2]
+    [main] = re.findall(r"```c\n(.*?)```", page, re.DOTALL)
+    Path("main.c").write_text(main)
+    compiled("cc", f"{STRICT} -c", tmp_path, "main.c", output="main.o")
+    printed = [
+        subprocess.run(["sh", "-ec", lines], capture_output=True, text=True, check=True).stdout
+        for lines in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    ]
+    called, tested, table = printed
+    expected = model.predict([np.arange(1, 65)])[0]
+    assert np.array_equal(np.array(called.split(), np.float32), expected)
+    assert tested == "digits: ok, 4 rows\n"
+    np.testing.assert_allclose(np.array(table.split(","), np.float32), expected, rtol=1e-4)

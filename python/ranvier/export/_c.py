@@ -61,6 +61,7 @@ def c(
             are no part of it.
         path: of the source, ending in ".c"; the header ends in ".h". Files there are replaced.
         name: what all names in the code begin with, a C identifier; None is the name of the file.
+            Two networks in one program need names that differ in more than upper and lower case.
         self_test: also write `name_test.c`, a program with the first four rows and their outputs,
             which says whether the bits are the same where it is compiled.
         X: (rows, input_size), the rows to check and to put into the self-test; None draws some.
