@@ -31,6 +31,11 @@ _TESTED = 4
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-std=c99", "-O2")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Headers of C99, which one of the same name would hide.
+_HEADERS = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdarg|"
+    "stdbool|stddef|stdint|stdio|stdlib|string|tgmath|time|wchar|wctype"
+)
 
 
 def c(
@@ -85,8 +90,6 @@ def c(
         True
         >>> [line for line in path.with_suffix(".h").read_text().splitlines() if "#define" in line]
         ['#define NET_H', '#define NET_INPUTS 2', '#define NET_OUTPUTS 1', '#define NET_SCRATCH 8']
-
-    Elsewhere: what other generators write agrees with their own framework up to rounding.
     """
     checked_model(model)._require()
     source = Path(path_of(path))
@@ -94,6 +97,8 @@ def c(
         raise ArgumentError(f"path: expected a file whose name ends in .c, got {str(source)!r}")
     if re.search(r'["\\]|[^ -~]', source.stem):
         raise ArgumentError(f"path: expected a file name of plain characters, got {source.name!r}")
+    if _HEADERS.fullmatch(source.stem):
+        raise ArgumentError(f"path: expected a file that hides no header of C, got {source.name!r}")
     prefix = _prefix(name, source.stem)
     boolean(self_test, "self_test")
     boolean(check, "check")

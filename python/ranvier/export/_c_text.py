@@ -276,19 +276,20 @@ class Text:
 
     def _kernels(self, functions: Iterable[str]) -> str:
         """The definitions of kernels.c and the constants that the functions need, renamed."""
-        definitions = {}
+        constants = {}
         for name, value in coefficients(self._model.dtype.name).items():
             each = value if isinstance(value, tuple) else (value,)
-            rounded = map(float, map(self._model.dtype.type, each))
-            literals = self._literals(rounded)
+            literals = self._literals(float(self._model.dtype.type(number)) for number in each)
             if isinstance(value, tuple):
-                definitions[name] = _wrapped(f"static const real {name}[] = {{", literals)
+                constants[name] = _wrapped(f"static const real {name}[] = {{", literals)
             else:
-                definitions[name] = f"static const real {name} = {literals[0]};"
+                constants[name] = f"static const real {name} = {literals[0]};"
         template = files(__package__).joinpath("kernels.c").read_text("utf-8")
+        blocks = {}
         for block in template.split("\n\n"):
             if found := _DEFINED.match(_COMMENT.sub("", block).strip()):
-                definitions[found[1] or found[2]] = block.strip()
+                blocks[found[1] or found[2]] = block.strip()
+        definitions = constants | blocks
         needed: set[str] = set()
         waiting = list(functions)
         while waiting:
@@ -297,10 +298,11 @@ class Text:
                 needed.add(name)
                 words = re.findall(r"\w+", _COMMENT.sub("", definitions[name]))
                 waiting += [word for word in words if word in definitions]
-        blocks = (block for name, block in definitions.items() if name in needed)
-        text = "\n\n".join(blocks)
-        # Constants of one line stand together.
-        text = re.sub(r"(static const real \w+ = .*;)\n\n(?=static const)", r"\1\n", text)
+        parts = [block for name, block in blocks.items() if name in needed]
+        if own := [line for name, line in constants.items() if name in needed]:
+            heading = "/* Constants; polynomials from the highest power down. */"
+            parts.insert(0, "\n".join([heading, *own]))
+        text = "\n\n".join(parts)
         return _TOKEN.sub(lambda token: self._renamed(token[0], needed), text)
 
     def _renamed(self, token: str, own: set[str]) -> str:
