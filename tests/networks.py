@@ -60,11 +60,15 @@ def random_network(seed):
     return moved(model, rng)
 
 
-def rows(model, rng, count=12):
-    """Rows of the model's dtype, the last of them with NaN, infinities, zeros, and extremes."""
+def rows(model, rng, count=12, overflow=True):
+    """Rows of the model's dtype; half of them with NaN, infinities, zeros or subnormal numbers.
+
+    With `overflow` also with the largest ones: where a sum overflows depends on its order.
+    """
     x = rng.normal(size=(count, model.input_size)) * 10.0 ** rng.integers(-3, 3, (count, 1))
     limits = np.finfo(model.dtype)
-    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, limits.max, -limits.max, limits.tiny / 8]
+    odd = [np.nan, np.inf, -np.inf, 0.0, -0.0, limits.tiny / 8, limits.max, -limits.max]
+    odd = odd if overflow else odd[:-2]
     for row in x[count // 2 :]:
         row[rng.integers(model.input_size)] = odd[rng.integers(len(odd))]
     x[-1] = -0.0
