@@ -10,13 +10,16 @@ __all__ = ["coefficients"]
 
 Coefficients = dict[str, float | tuple[float, ...]]
 
+SELU_SCALE = 1.0507009873554805
+SELU_ALPHA = 1.6732632423543772
+
 # Those that both dtypes round from one number.
 _COMMON: Coefficients = {
     "LOG2_E": 1.4426950408889634,
     "LN2_HI": 0.6931471805599453,
     "SQRT_HALF": 0.7071067811865476,
-    "SELU_LAMBDA": 1.0507009873554805,
-    "SELU_LAMBDA_ALPHA": 1.0507009873554805 * 1.6732632423543772,
+    "SELU_LAMBDA": SELU_SCALE,
+    "SELU_LAMBDA_ALPHA": SELU_SCALE * SELU_ALPHA,
     "GELU_SCALE": 0.7978845608028654,  # √(2/π)
     "GELU_CUBIC": 0.044715,
 }

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from numpy.polynomial import Chebyshev, Polynomial
 
-from ..reference.activations import SELU_ALPHA, SELU_SCALE
+from ._coefficients import SELU_ALPHA, SELU_SCALE
 
 # The oldest opset that is written. Softmax is along one axis from here on.
 OLDEST = 13
