@@ -51,6 +51,7 @@ def config() -> dict[str, Any]:
         "isa": _core.isa(),
         "available_isas": _core.available_isas(),
         "bf16": "native" if _core.bf16_native() else "emulated",
+        "int8": "native" if _core.int8_native() else "emulated",
         "threads": get_num_threads(),
         "optimized": _core.OPTIMIZED,
         "numpy": np.__version__,

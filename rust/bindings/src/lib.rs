@@ -80,8 +80,14 @@ mod _core {
         guarded(|| Ok(simd::isa()? == simd::Isa::Avx512 && simd::bf16_native()))
     }
 
-    /// Floating-point operations per second that fused multiply-adds reach on the threads of a call, measured for so many
-    /// seconds: what benches divide by.
+    /// Whether products of 8-bit integers are done by instructions for them; else by those for 16 bits.
+    #[pyfunction]
+    fn int8_native() -> PyResult<bool> {
+        guarded(|| Ok(simd::isa()? == simd::Isa::Avx512 && simd::vnni_native()))
+    }
+
+    /// Operations per second that multiply-adds reach on the threads of a call, measured for so many seconds: what
+    /// benches divide by.
     #[pyfunction]
     fn fma_peak(py: Python<'_>, dtype: &str, seconds: f64) -> PyResult<f64> {
         guarded(|| {

@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 use crate::error::{Error, Result};
 pub use bf16::{Bf16, Full, bf16_native, rounded_bf16};
 pub use peak::fma_peak;
-pub use quads::Int8;
+pub use quads::{Int8, vnni_native};
 
 /// Instruction sets with kernels, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

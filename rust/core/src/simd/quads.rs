@@ -41,14 +41,19 @@ impl Arithmetic<f32> for Int8 {
 
     #[inline(always)]
     fn has_vnni() -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            is_x86_feature_detected!("avx512vnni")
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            false
-        }
+        vnni_native()
+    }
+}
+
+/// Whether this machine has the instruction.
+pub fn vnni_native() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512vnni")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
     }
 }
 
@@ -270,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_instruction_and_its_emulations_give_the_same_sums() {
-        if !Int8::has_vnni() {
+        if !vnni_native() {
             return;
         }
         for seed in 0..20_000 {
