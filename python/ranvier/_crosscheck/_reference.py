@@ -1,161 +1,52 @@
-"""`crosscheck`: trains core and reference side by side and compares them number by number."""
+"""Core beside reference: the same training in both, each going on from its own numbers."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import activations, initializers, layers, losses, optimizers, schedules
-from ._arrays import Array, boolean, integer, real
-from .callbacks import Callback
-from .errors import DTypeError, RanvierError
-from .losses import Loss, LossLike, arrays_of
-from .losses import get as get_loss
-from .model import Sequential, checked_model
-from .optimizers import OptimizerLike
-from .optimizers import get as get_optimizer
-from .trainer import Trainer
+from .. import activations, initializers, layers, losses, optimizers, schedules
+from .._arrays import Array
+from ..callbacks import Callback
+from ..errors import DTypeError, RanvierError
+from ..losses import Loss, arrays_of
+from ..model import Sequential
+from ..trainer import Trainer
+from ._report import CrosscheckReport, Deviation, StepErrors, deviation
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["CrosscheckReport", "crosscheck"]
-
-# Error per step, relative to the largest value that a tensor has had (rounding of one step).
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+__all__ = ["against_reference", "mirror"]
 
 
-@dataclass(frozen=True)
-class StepErrors:
-    """Deviations after one step (step 0: the gradients at the start, named "d_...")."""
-
-    step: int
-    loss: float
-    errors: dict[str, float]
-
-
-@dataclass(frozen=True, repr=False)
-class CrosscheckReport:
-    """Deviations between core and reference.
-
-    Attributes:
-        steps: for each step the relative deviation of the loss and of every parameter: the largest
-            absolute difference in the tensor over the largest value that the tensor has had.
-        max_error: the largest of all.
-        tolerance: allowed deviation per step; after k steps k times as much is allowed.
-        ok: whether every deviation is within tolerance.
-    """
-
-    tolerance: float
-    steps: list[StepErrors] = field(default_factory=list)
-
-    @property
-    def max_error(self) -> float:
-        """The largest deviation."""
-        return max(max([s.loss, *s.errors.values()]) for s in self.steps)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every deviation is within tolerance."""
-        return all(
-            error <= self.tolerance * max(1, entry.step)
-            for entry in self.steps
-            for error in [entry.loss, *entry.errors.values()]
-        )
-
-    def __str__(self) -> str:
-        """One line for each step, then the verdict."""
-        lines = ["step  loss      worst tensor"]
-        for entry in self.steps:
-            name, worst = max(entry.errors.items(), key=lambda item: item[1])
-            lines.append(f"{entry.step:4d}  {entry.loss:.1e}   {worst:.1e}  {name}")
-        verdict = "agree" if self.ok else "DISAGREE"
-        lines.append(
-            f"core and reference {verdict}: largest deviation {self.max_error:.1e}, "
-            f"allowed {self.tolerance:.0e} per step"
-        )
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def crosscheck(
+def against_reference(
     model: Sequential,
-    X: ArrayLike,
+    x: Array,
     y: Any,
+    sample_weight: ArrayLike | None,
+    loss: Any,
+    optimizer: optimizers.Optimizer,
+    seed: int,
     *,
-    loss: LossLike,
-    optimizer: OptimizerLike = "adam",
-    steps: int = 5,
-    batch_size: int | None = None,
-    shuffle: bool = True,
-    sample_weight: ArrayLike | None = None,
-    seed: int = 0,
-    tolerance: float | None = None,
+    steps: int,
+    batch_size: int,
+    shuffle: bool,
+    tolerance: float,
 ) -> CrosscheckReport:
-    """Trains copies of the model in the core and in `ranvier.reference` and compares them.
-
-    Both start from the model's parameters, measure the data for `Standardize` where the model has
-    not been fitted, and draw the same batches and dropout masks from the seed. The model itself
-    does not change. The reference is plain Python: a network of some thousand parameters and a few
-    steps take a second.
-
-    Args:
-        model: a model that knows its input_size.
-        X: (rows, input_size).
-        y: targets as the loss takes them.
-        loss: as for `Trainer`.
-        optimizer: as for `Trainer`.
-        steps: optimiser steps to compare; fewer where a second-order optimizer has converged.
-        batch_size: rows in a step; None is 32, or all rows for a second-order optimizer.
-        shuffle: as for `Trainer.fit`.
-        sample_weight: as for `Trainer.fit`.
-        seed: of shuffling and dropout.
-        tolerance: allowed relative deviation per step; None is 1e-12 for float64, 1e-5 for float32.
-
-    Returns:
-        A `CrosscheckReport`; `print` shows it.
-
-    Example:
-        >>> import numpy as np, ranvier as rv
-        >>> model = rv.Sequential(
-        ...     [rv.Dense(4, activation="tanh"), rv.Dense(1)], input_size=3, dtype="float64"
-        ... )
-        >>> X = np.random.default_rng(0).normal(size=(20, 3))
-        >>> report = rv.crosscheck(model, X, X[:, 0], loss="mse", batch_size=8)
-        >>> report.ok, report.max_error < 1e-13
-        (True, True)
-    """
-    model = checked_model(model)
-    seed = integer(seed, "seed", least=0, most=2**64 - 1)
-    steps = integer(steps, "steps", least=1)
-    if batch_size is not None:
-        batch_size = integer(batch_size, "batch_size", least=1)
-    shuffle = boolean(shuffle, "shuffle")
-    allowed = (
-        TOLERANCE[model.dtype.name]
-        if tolerance is None
-        else real(tolerance, "tolerance", least=0.0)
-    )
-    chosen = get_loss(loss)
-    model._require()
-    x = model._features(X, rows=True)
-    rule = get_optimizer(optimizer)
-    if batch_size is None:
-        batch_size = x.shape[0] if rule._whole else 32
-    twin = _Twin(model, x, y, sample_weight, chosen, rule, seed)
-    report = CrosscheckReport(allowed)
+    """Trains a copy of the model in the core and one in the reference, each from its own steps."""
+    twin = _Twin(model, x, y, sample_weight, loss, optimizer, seed, tolerance)
     options = {"epochs": steps, "batch_size": batch_size, "shuffle": shuffle}
     records = twin.train_core(steps, options)
     if records:
         twin.standardize(records[0][1])
-    report.steps.append(twin.compare_gradients(min(batch_size, x.shape[0])))
-    report.steps.extend(twin.compare_steps(records, options))
-    return report
+    entries = [twin.compare_gradients(min(batch_size, x.shape[0]))]
+    entries.extend(twin.compare_steps(records, options))
+    return CrosscheckReport(tolerance, entries, twin.first)
 
 
 class _EnoughError(RanvierError):
@@ -187,8 +78,14 @@ class _Twin:
         loss: Any,
         optimizer: optimizers.Optimizer,
         seed: int,
+        tolerance: float,
     ) -> None:
-        from . import reference
+        from .. import reference
+
+        self.first: Deviation | None = None
+        self._tolerance = tolerance
+        # The largest value that each tensor has had.
+        self._scales: dict[str, float] = {}
 
         self._core = model.copy()
         self._x, self._y, self._weight = _rounded(x, model.dtype), y, sample_weight
@@ -236,12 +133,34 @@ class _Twin:
             loss=self._reference_loss,
             sample_weight=None if weight is None else weight.tolist(),
         )
-        errors = {
-            f"d_{name}": _error(array, expected_gradients[name], {}, name)
-            for name, array in gradients.items()
-        }
-        errors["d_input"] = _error(gradients.d_input, expected_gradients.d_input, {}, "")
-        return StepErrors(0, _error(value, expected, {}, ""), errors)
+        ours = {**gradients, "input": gradients.d_input}
+        theirs = {**expected_gradients, "input": expected_gradients.d_input}
+        return self._compare(
+            0, (value, expected), {f"d_{name}": (ours[name], theirs[name]) for name in ours}
+        )
+
+    def _compare(
+        self, step: int, losses: tuple[float, float], pairs: dict[str, tuple[Any, Any]]
+    ) -> StepErrors:
+        """What deviates by how much; each pair is ours and theirs."""
+        entry = StepErrors(step, self._error(step, "loss", losses), {})
+        for name, pair in pairs.items():
+            entry.errors[name] = self._error(step, name, pair)
+        return entry
+
+    def _error(self, step: int, name: str, pair: tuple[Any, Any]) -> float:
+        """Largest difference over the largest value so far; equal tensors have error 0."""
+        ours, theirs = (np.asarray(array, np.float64) for array in pair)
+        # Step 0 is one of evaluation, on its own.
+        scales = self._scales if step else {}
+        scale = max(scales.get(name, 0.0), float(np.abs(theirs).max(initial=0.0)))
+        scales[name] = scale
+        difference = float(np.abs(ours - theirs).max(initial=0.0))
+        error = 0.0 if difference == 0.0 else difference / (scale or 1.0)
+        allowed = self._tolerance * max(1, step)
+        if self.first is None and not error <= allowed:
+            self.first = deviation(step, name, ours, theirs, error, allowed)
+        return error
 
     def train_core(
         self, steps: int, options: dict[str, Any]
@@ -266,18 +185,14 @@ class _Twin:
     ) -> list[StepErrors]:
         """Loss and parameters after each training step."""
         entries: list[StepErrors] = []
-        scales: dict[str, float] = {}
 
         def on_step(step: int, loss: float, model: Any) -> None:
             if step > len(records):
                 raise _EnoughError
             core_loss, core_parameters = records[step - 1]
             expected = model.parameters()
-            errors = {
-                name: _error(array, expected[name], scales, name)
-                for name, array in core_parameters.items()
-            }
-            entries.append(StepErrors(step, _error(core_loss, loss, scales, "loss"), errors))
+            pairs = {name: (array, expected[name]) for name, array in core_parameters.items()}
+            entries.append(self._compare(step, (core_loss, loss), pairs))
             if step == len(records):
                 raise _EnoughError
 
@@ -286,7 +201,8 @@ class _Twin:
             self._trainer.fit(self._rows, self._targets, **options)
         if self._trainer.step != len(records):
             # One of them has seen the end where the other has not.
-            entries.append(StepErrors(len(entries) + 1, math.inf, dict.fromkeys(scales, math.inf)))
+            errors = {name: math.inf for name in self._scales if name != "loss"}
+            entries.append(StepErrors(len(entries) + 1, math.inf, errors))
         return entries
 
 
@@ -348,13 +264,3 @@ def _rounded(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _lists(parameters: dict[str, Array]) -> dict[str, Any]:
     return {name: array.tolist() for name, array in parameters.items()}
-
-
-def _error(core: Any, expected: Any, scales: dict[str, float], name: str) -> float:
-    """Largest difference over the largest value so far; equal tensors have error 0."""
-    ours = np.asarray(core, np.float64).ravel()
-    theirs = np.asarray(expected, np.float64).ravel()
-    scale = max(scales.get(name, 0.0), float(np.abs(theirs).max(initial=0.0)))
-    scales[name] = scale
-    difference = float(np.abs(ours - theirs).max(initial=0.0))
-    return 0.0 if difference == 0.0 else difference / (scale or 1.0)

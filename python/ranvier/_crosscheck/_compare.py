@@ -1,0 +1,175 @@
+"""A trace beside ranvier: each step from the trace's own numbers, so that errors do not add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Array
+from ..errors import ArgumentError
+from ..losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss
+from ..model import Sequential
+from ..optimizers import FirstOrder
+from ._ours import Computed, Numbers, computed, figures, noise, rounded, statistics, updated
+from ._report import CrosscheckReport, Deviation, StepErrors, deviation
+from ._trace import Batch, Step, Trace
+
+__all__ = ["Comparison", "against_trace"]
+
+# Differences of so many times what rounding of the inputs moves a figure are within tolerance.
+_NOISE = 20.0
+
+
+class Comparison:
+    """A trace, and what ranvier computes from the same numbers.
+
+    Args:
+        model: gives the layers; its parameters are left alone.
+        batches: rows and targets of each step.
+        loss: ranvier's.
+        rule: ranvier's optimizer.
+        trace: the other training.
+        tolerance: allowed relative deviation per step.
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        batches: Sequence[Batch],
+        loss: Loss | CustomLoss,
+        rule: FirstOrder,
+        trace: Trace,
+        tolerance: float,
+    ) -> None:
+        self.model = model.copy()
+        self.start = model.parameters()
+        self.batches = batches[: len(trace.steps)]
+        self.loss, self.rule, self.trace, self.tolerance = loss, rule, trace, tolerance
+        steps = trace.steps
+        self.befores = [
+            {name: array.astype(model.dtype) for name, array in numbers.items()}
+            for numbers in [trace.start, *(step.parameters for step in steps[:-1])]
+        ]
+        self.found = [
+            computed(self.model, before, x, y, loss, sorted(step.outputs))
+            for before, step, (x, y) in zip(self.befores, steps, self.batches, strict=True)
+        ]
+        # What the optimizers got: the trace's own gradients, so that only the update is judged.
+        self.gradients: list[Numbers] = [
+            {
+                name: step.gradients.get(name, own).astype(model.dtype)
+                for name, own in found.gradients.items()
+            }
+            for step, found in zip(steps, self.found, strict=True)
+        ]
+        classes = isinstance(loss, CrossEntropy | BinaryCrossEntropy)
+        self.squash = trace.squash if classes else None
+        self._scales: dict[str, float] = {}
+        self.first: Deviation | None = None
+
+    def run(self) -> list[StepErrors]:
+        """The deviations of all steps; `first` is the first one."""
+        entries = []
+        if any(not np.array_equal(self.start[n], self.befores[0][n]) for n in self.start):
+            pairs = {name: (self.start[name], self.trace.start[name]) for name in self.start}
+            entries.append(self._entry(0, pairs, {}))
+        after = updated(self.model, self.rule, self.befores, self.gradients)
+        other = after
+        if self.model.dtype == np.float32 or self.trace.dtype == np.float32:
+            coarse = rounded(self.rule, np.dtype(np.float32))
+            other = updated(self.model, coarse, self.befores, self.gradients)
+        for number, step in enumerate(self.trace.steps):
+            x, y = self.batches[number]
+            before, found = self.befores[number], self.found[number]
+            spread = noise(self.model, before, x, y, self.loss, found, number)
+            ours = after[number] | statistics(self.model, before, x, y, self.loss)
+            for name, array in other[number].items():
+                spread[name] = float(np.abs(array - after[number][name]).max(initial=0.0))
+            pairs = self._pairs(number + 1, step, found, ours)
+            entries.append(self._entry(number + 1, pairs, spread))
+        return entries
+
+    def _pairs(
+        self, number: int, step: Step, found: Computed, after: Numbers
+    ) -> dict[str, tuple[Any, Any]]:
+        """Ours and theirs of everything that was recorded, in the order of computation."""
+        theirs: dict[str, Any] = {f"output.{n}": array for n, array in step.outputs.items()}
+        theirs |= {"output": step.output, "loss": step.loss}
+        theirs |= {f"d_{name}": array for name, array in step.gradients.items()}
+        pairs = {}
+        for name, ours in figures(found).items():
+            if theirs.get(name) is not None:
+                if name == "output" and self.squash:
+                    ours = squashed(ours, self.trace.squash)
+                pairs[name] = (ours, theirs[name])
+        for name, array in step.parameters.items():
+            # Statistics that only a fit of all data moves stay what they were.
+            pairs[name] = (after.get(name, self.befores[number - 1][name]), array)
+        for name, (ours, other) in pairs.items():
+            if np.shape(ours) != np.shape(other):
+                raise ArgumentError(
+                    f"against: expected {name} of shape {np.shape(ours)} in step {number}, got "
+                    f"{np.shape(other)}; batch_size and shuffle say which rows a step has"
+                )
+        return pairs
+
+    def _entry(
+        self, step: int, pairs: dict[str, tuple[Any, Any]], spread: dict[str, float]
+    ) -> StepErrors:
+        entry = StepErrors(step, 0.0, {})
+        allowed = entry.allowed(self.tolerance)
+        errors = {}
+        for name, (ours, theirs) in pairs.items():
+            errors[name] = self.error(name, ours, theirs, spread.get(name, 0.0), keep=True)
+            if self.first is None and not errors[name] <= allowed:
+                self.first = deviation(step, name, ours, theirs, errors[name], allowed)
+        loss = errors.pop("loss", 0.0)
+        return StepErrors(step, loss, errors)
+
+    def error(
+        self, name: str, ours: Any, theirs: Any, spread: float = 0.0, *, keep: bool = False
+    ) -> float:
+        """Largest difference over the largest value that the tensor has had, or over its noise."""
+        a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        if a.shape != b.shape or not np.isfinite(b).all():
+            return float("inf")
+        largest = max(self._scales.get(name, 0.0), float(np.abs(b).max(initial=0.0)))
+        if keep:
+            self._scales[name] = largest
+        difference = float(np.abs(a - b).max(initial=0.0))
+        if difference == 0.0:
+            return 0.0
+        if self.tolerance > 0.0:
+            largest = max(largest, _NOISE * spread / self.tolerance)
+        return difference / (largest or 1.0)
+
+
+def squashed(output: Array, kind: str) -> Array:
+    """Probabilities of raw outputs."""
+    z = output.astype(np.float64)
+    if kind == "sigmoid":
+        return 0.5 * (1.0 + np.tanh(0.5 * z))
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    shares: Array = e / e.sum(axis=1, keepdims=True)
+    return shares
+
+
+def against_trace(
+    model: Sequential,
+    batches: Sequence[Batch],
+    loss: Loss | CustomLoss,
+    rule: FirstOrder,
+    trace: Trace,
+    tolerance: float,
+) -> CrosscheckReport:
+    """The report of a trace."""
+    comparison = Comparison(model, batches, loss, rule, trace, tolerance)
+    entries = comparison.run()
+    hints: tuple[str, ...] = ()
+    if comparison.first is not None:
+        from ._hints import hints_of
+
+        hints = hints_of(comparison, comparison.first)
+    return CrosscheckReport(tolerance, entries, comparison.first, hints, trace.name)

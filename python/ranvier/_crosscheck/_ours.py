@@ -1,0 +1,180 @@
+"""One step of ranvier's from given numbers: what it computes, and how much of that is rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .._arrays import Array
+from ..layers import BatchNorm, Layer
+from ..losses import CustomLoss, Loss
+from ..model import Sequential
+from ..optimizers import SGD, FirstOrder
+from ..schedules import Schedule
+from ..trainer import Trainer
+
+__all__ = ["Computed", "Numbers", "computed", "noise", "outputs_of", "statistics", "updated"]
+
+Numbers = dict[str, Array]
+
+# Rounding of this many units in the last place moves what the noise is measured from.
+_ULPS = 4.0
+
+
+class _Watch:
+    """A loss that keeps the outputs that it sees."""
+
+    def __init__(self, loss: Loss | CustomLoss | None) -> None:
+        self._loss = loss
+        self.output: Any = None
+
+    def value_and_gradient(
+        self, output: Array, target: Any, sample_weight: Array | None = None
+    ) -> tuple[float, Any]:
+        self.output = np.array(output)
+        if self._loss is None:
+            return 0.0, np.zeros_like(output)
+        return self._loss.value_and_gradient(output, target)
+
+
+@dataclass
+class Computed:
+    """Forward and backward pass of one batch."""
+
+    outputs: dict[int, Array]
+    output: Array
+    loss: float
+    gradients: Numbers
+
+
+def _output(model: Sequential, x: Array) -> Array:
+    """The output in training mode."""
+    watch = _Watch(None)
+    model.value_and_gradient(x, np.zeros(len(x)), loss=watch, training=True)
+    output: Array = watch.output
+    return output
+
+
+def outputs_of(
+    layers: Sequence[Layer], parameters: Numbers, x: Array, dtype: np.dtype[Any]
+) -> Array:
+    """The output in training mode of layers with these parameters."""
+    part = Sequential(list(layers), input_size=x.shape[1], dtype=dtype)
+    part.set_parameters({name: parameters[name] for name in part._shapes()})
+    return _output(part, x)
+
+
+def computed(
+    model: Sequential,
+    parameters: Numbers,
+    x: Array,
+    y: Any,
+    loss: Loss | CustomLoss,
+    wanted: Sequence[int] = (),
+) -> Computed:
+    """What the model computes in a step from these parameters; `wanted` are layers' numbers."""
+    model.set_parameters(parameters)
+    watch = _Watch(loss)
+    value, gradients = model.value_and_gradient(x, y, loss=watch, training=True)
+    outputs = {
+        number: outputs_of(model.layers[: number + 1], parameters, x, model.dtype)
+        for number in wanted
+    }
+    return Computed(outputs, watch.output, value, dict(gradients))
+
+
+def noise(
+    model: Sequential,
+    parameters: Numbers,
+    x: Array,
+    y: Any,
+    loss: Loss | CustomLoss,
+    found: Computed,
+    seed: int,
+) -> dict[str, float]:
+    """How far rounding of parameters and inputs moves each figure, by its name in a report.
+
+    Where this is much, as in the gradient of a bias in front of a BatchNorm, which is 0, two right
+    answers differ.
+    """
+    rng = np.random.default_rng(seed)
+    moved = {name: _moved(array, rng) for name, array in parameters.items()}
+    other = computed(model, moved, _moved(x, rng), y, loss, list(found.outputs))
+    return {
+        name: float(np.abs(np.asarray(other_figure) - figure).max(initial=0.0))
+        for (name, figure), other_figure in zip(
+            figures(found).items(), figures(other).values(), strict=True
+        )
+    }
+
+
+def figures(found: Computed) -> dict[str, Any]:
+    """Everything that was computed, in that order, by its name in a report."""
+    named: dict[str, Any] = {f"output.{n}": array for n, array in found.outputs.items()}
+    named |= {"output": found.output, "loss": found.loss}
+    # The last layer's gradient is the first.
+    backwards = sorted(found.gradients, key=lambda name: -int(name.partition(".")[0]))
+    return named | {f"d_{name}": found.gradients[name] for name in backwards}
+
+
+def _moved(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    factors = 1.0 + _ULPS * np.finfo(array.dtype).eps * rng.uniform(-1.0, 1.0, array.shape)
+    moved: Array = (array * factors).astype(array.dtype)
+    return moved
+
+
+def statistics(
+    model: Sequential, parameters: Numbers, x: Array, y: Any, loss: Loss | CustomLoss
+) -> Numbers:
+    """Running statistics of BatchNorm after a step on these rows."""
+    if not any(isinstance(layer, BatchNorm) for layer in model.layers):
+        return {}
+    copy = model.copy()
+    copy.set_parameters(parameters)
+    trainer = Trainer(copy, loss=loss, optimizer=SGD(learning_rate=1e-6))
+    trainer.fit(x, y, batch_size=len(x), shuffle=False)
+    after = copy.parameters()
+    return {
+        f"{number}.{role}": after[f"{number}.{role}"]
+        for number, layer in enumerate(model.layers)
+        if isinstance(layer, BatchNorm)
+        for role in ("running_mean", "running_var")
+    }
+
+
+def updated(
+    model: Sequential,
+    rule: FirstOrder,
+    befores: Sequence[Numbers],
+    gradients: Sequence[Mapping[str, Array]],
+) -> list[Numbers]:
+    """The trainable parameters after each step: from those before it, with these gradients.
+
+    The moments are those of all gradients so far.
+    """
+    rule = rule.copy()
+    after = []
+    for before, gradient in zip(befores, gradients, strict=True):
+        model.set_parameters(before)
+        rule.step(model, gradient)
+        present = model.parameters()
+        after.append({name: present[name] for name in gradient})
+    return after
+
+
+def rounded(rule: FirstOrder, dtype: np.dtype[Any]) -> FirstOrder:
+    """The optimiser with options of that dtype, as some frameworks keep them."""
+    options: dict[str, Any] = {
+        name: float(dtype.type(value))
+        for name, value in rule._resolved().items()
+        if isinstance(value, float)
+    }
+    if not isinstance(rule.learning_rate, Schedule):
+        rate = rule._schedule(0)
+        options["learning_rate"] = float(dtype.type(rate))
+    return replace(rule, **options)
