@@ -27,7 +27,7 @@ from . import (
     schedules,
 )
 from ._core import __version__
-from ._crosscheck import CrosscheckReport, crosscheck
+from ._crosscheck import CrosscheckReport, StepTrace, crosscheck, trace_step
 from ._many import fit_many
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .config import config, get_num_threads, set_num_threads, show_config
@@ -103,6 +103,7 @@ __all__ = [
     "ShapeError",
     "Softmax",
     "Standardize",
+    "StepTrace",
     "TensorBoard",
     "Trainer",
     "__version__",
@@ -132,6 +133,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "trace_step",
 ]
 
 

@@ -3,5 +3,15 @@
 from ._crosscheck import crosscheck
 from ._reference import mirror
 from ._report import CrosscheckReport, Deviation, StepErrors
+from ._trace_step import LayerStep, StepTrace, trace_step
 
-__all__ = ["CrosscheckReport", "Deviation", "StepErrors", "crosscheck", "mirror"]
+__all__ = [
+    "CrosscheckReport",
+    "Deviation",
+    "LayerStep",
+    "StepErrors",
+    "StepTrace",
+    "crosscheck",
+    "mirror",
+    "trace_step",
+]

@@ -101,9 +101,8 @@ class Comparison:
         pairs = {}
         for name, ours in figures(found).items():
             if theirs.get(name) is not None:
-                if name == "output" and self.squash:
-                    ours = squashed(ours, self.trace.squash)
-                pairs[name] = (ours, theirs[name])
+                squash = self.squash if name == "output" else None
+                pairs[name] = (squashed(ours, squash) if squash else ours, theirs[name])
         for name, array in step.parameters.items():
             # Statistics that only a fit of all data moves stay what they were.
             pairs[name] = (after.get(name, self.befores[number - 1][name]), array)

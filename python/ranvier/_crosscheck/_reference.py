@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from ._report import CrosscheckReport, Deviation, StepErrors, deviation
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["against_reference", "mirror"]
+__all__ = ["against_reference", "mirror", "mirrored_of"]
 
 
 def against_reference(
@@ -47,6 +47,48 @@ def against_reference(
     entries = [twin.compare_gradients(min(batch_size, x.shape[0]))]
     entries.extend(twin.compare_steps(records, options))
     return CrosscheckReport(tolerance, entries, twin.first)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A model and its data in the reference."""
+
+    network: Any
+    loss: Any
+    rows: Any
+    targets: Any
+    weights: Any
+
+
+def mirrored_of(
+    model: Sequential, x: Array, y: Any, sample_weight: ArrayLike | None, loss: Any
+) -> Mirrored:
+    """The reference's network with the model's parameters, and the numbers that the core rounds."""
+    from .. import reference
+
+    arrays = arrays_of(x, y, sample_weight, loss, model.dtype)
+    values, labels = arrays["values"], arrays["labels"]
+    if labels is not None:
+        targets: Any = labels.tolist()
+    elif values is not None:
+        targets = _rounded(values, model.dtype).tolist()
+    else:
+        targets = np.asarray(y).tolist()
+    network = reference.Sequential(
+        [mirror(layer, reference) for layer in model.layers],
+        input_size=x.shape[1],
+        seed=model.seed,
+    )
+    network.set_parameters(_lists(model.parameters()))
+    return Mirrored(
+        network,
+        mirror(loss, reference)
+        if isinstance(loss, Loss)
+        else _ListLoss(loss, model.dtype, weighted=sample_weight is not None),
+        _rounded(x, model.dtype).tolist(),
+        targets,
+        None if arrays["weights"] is None else arrays["weights"].tolist(),
+    )
 
 
 class _EnoughError(RanvierError):
@@ -86,32 +128,13 @@ class _Twin:
         self._tolerance = tolerance
         # The largest value that each tensor has had.
         self._scales: dict[str, float] = {}
-
         self._core = model.copy()
         self._x, self._y, self._weight = _rounded(x, model.dtype), y, sample_weight
         self._loss, self._optimizer, self._seed = loss, optimizer, seed
-        # The core rounds targets to the model's dtype; the reference gets the same numbers.
-        arrays = arrays_of(x, y, sample_weight, loss, model.dtype)
-        self._weights = None if arrays["weights"] is None else arrays["weights"].tolist()
-        values, labels = arrays["values"], arrays["labels"]
-        if labels is not None:
-            self._targets: Any = labels.tolist()
-        elif values is not None:
-            self._targets = _rounded(values, model.dtype).tolist()
-        else:
-            self._targets = np.asarray(y).tolist()
-        self._rows = self._x.tolist()
-        self._reference_loss = (
-            mirror(loss, reference)
-            if isinstance(loss, Loss)
-            else _ListLoss(loss, model.dtype, weighted=sample_weight is not None)
-        )
-        self._reference = reference.Sequential(
-            [mirror(layer, reference) for layer in model.layers],
-            input_size=x.shape[1],
-            seed=model.seed,
-        )
-        self._reference.set_parameters(_lists(self._core.parameters()))
+        mirrored = mirrored_of(model, x, y, sample_weight, loss)
+        self._rows, self._targets = mirrored.rows, mirrored.targets
+        self._weights, self._reference_loss = mirrored.weights, mirrored.loss
+        self._reference = mirrored.network
         self._trainer = reference.Trainer(
             self._reference,
             loss=self._reference_loss,

@@ -21,13 +21,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import _core
 from .._arrays import Array, empty
-from .._files import Path, path_of, torch_names
+from .._files import Path as PathLike
+from .._files import path_of, torch_names
 from ..errors import ArgumentError, FileFormatError
 from ..model import Sequential
 
@@ -174,7 +176,9 @@ class _File:
         ]
         start = self._named(0, "parameter", complete=True)
         dtypes = {array.dtype for array in start.values()} or {self._model.dtype}
-        return Trace(self._path, start, steps, min(dtypes, key=lambda dtype: dtype.itemsize))
+        return Trace(
+            Path(self._path).name, start, steps, min(dtypes, key=lambda dtype: dtype.itemsize)
+        )
 
     def _step(self, number: int, rows: int) -> Step:
         step = Step(self._named(number, "parameter", complete=True))
@@ -200,7 +204,7 @@ class _File:
         return step
 
 
-def read_trace(path: Path, model: Sequential, batches: Sequence[Batch]) -> Trace:
+def read_trace(path: PathLike, model: Sequential, batches: Sequence[Batch]) -> Trace:
     """The trace of a file.
 
     Raises:
