@@ -5,14 +5,28 @@ twins are never accused. torch's and Keras's trainings are recorded (tests/data/
 run live where the libraries are installed.
 """
 
+import dataclasses
+import os
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
+from hypothesis import strategies as st
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from mistakes import KERAS, KERAS_TWINS, TORCH, TORCH_TWINS, assert_found, check
+import foreign
+import ranvier as rv
+from mistakes import KERAS, KERAS_TWINS, TORCH, TORCH_TWINS, assert_found, check, write_trace
+
+# Drawn twins of each framework.
+EXAMPLES = int(os.environ.get("RANVIER_TWINS", "40"))
 
 DATA = Path(__file__).parent / "data"
+sys.path.insert(0, str(DATA))
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +63,237 @@ def test_correct_twins_in_keras_are_not_accused(name, recorded):
     assert_found(
         KERAS_TWINS[name], check(KERAS_TWINS[name], recorded / f"keras-twin-{name}.safetensors")
     )
+
+
+# ---------------------------------------------------------------- drawn twins
+
+RATES = st.sampled_from([1e-4, 1e-3, 1e-2, 0.1])
+EPSILONS = st.sampled_from([None, 1e-10, 1e-8, 1e-4])
+
+
+@st.composite
+def rules(draw, dialect):
+    """Any optimizer with any options that the other framework has too."""
+    kinds = [rv.SGD, rv.Adam] if dialect == "sklearn" else [rv.SGD, rv.Adam, rv.AdamW]
+    kind = draw(st.sampled_from(kinds))
+    options = {"learning_rate": draw(RATES), "dialect": dialect}
+    if dialect != "sklearn":
+        options["weight_decay"] = draw(st.sampled_from([0.0, 0.01, 0.5]))
+    if kind is rv.SGD:
+        options["momentum"] = draw(st.sampled_from([0.0, 0.5, 0.9]))
+        options["nesterov"] = bool(options["momentum"]) and draw(st.booleans())
+        if dialect == "torch" and options["momentum"] and not options["nesterov"]:
+            options["dampening"] = draw(st.sampled_from([0.0, 0.3]))
+        return kind(**options)
+    options["beta1"] = draw(st.sampled_from([0.0, 0.8, 0.9]))
+    options["beta2"] = draw(st.sampled_from([0.9, 0.99, 0.999]))
+    options["eps"] = draw(EPSILONS)
+    if dialect != "sklearn":
+        options["amsgrad"] = draw(st.booleans())
+    return kind(**options)
+
+
+ACTIVATIONS = [
+    *(None, "sigmoid", "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "gelu_tanh", "silu"),
+    # Not hard_sigmoid: torch's derivative of it is 1/6 in float32, in float64 too.
+    *("softplus", "hard_swish", "mish", "prelu", "softmax"),
+]
+
+
+@st.composite
+def stacks(draw, known=tuple(ACTIVATIONS), *, norms=True):
+    """Up to three hidden layers, with normalisations in between."""
+    layers = []
+    for _ in range(draw(st.integers(0, 3))):
+        dense = rv.Dense(draw(st.integers(1, 12)), draw(st.sampled_from(known)))
+        layers.append(dataclasses.replace(dense, use_bias=not norms or draw(st.booleans())))
+        kind = draw(st.sampled_from(["", "", "batch", "layer", "activation"])) if norms else ""
+        if kind == "batch":
+            layers.append(rv.BatchNorm(momentum=draw(st.sampled_from([0.1, 0.5]))))
+        # Of a single feature nothing but rounding is left.
+        if kind == "layer" and dense.units > 1:
+            layers.append(rv.LayerNorm())
+        if kind == "activation":
+            layers.append(rv.Activation(draw(st.sampled_from(known))))
+    return layers
+
+
+CLASSES = ["cross_entropy", "binary_cross_entropy"]
+LOSSES = ["mse", "mae", "huber", "poisson", *CLASSES]
+
+
+@st.composite
+def trainings(draw, dialect, *, losses=LOSSES, **of_stacks):
+    """(model, X, y, options of crosscheck): parameters as they start, biases at 0 too."""
+    loss = draw(st.sampled_from(losses))
+    outputs = draw(st.integers(2 if loss == "cross_entropy" else 1, 6))
+    layers = [*draw(stacks(**of_stacks)), rv.Dense(outputs)]
+    dtype = draw(st.sampled_from(["float32", "float64"]))
+    seed = draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    size = draw(st.integers(1, 12))
+    made = rv.Sequential(layers, input_size=size, seed=seed, dtype=dtype)
+    batch_size = draw(st.integers(2, 24))
+    # No batch of a single row, which torch's BatchNorm refuses.
+    rows = batch_size * draw(st.integers(1, 2))
+    # scikit-learn keeps probabilities away from 0 and 1 in its loss.
+    scales = [0.1, 1.0] if dialect == "sklearn" else [0.1, 1.0, 10.0]
+    X = draw(st.sampled_from(scales)) * rng.normal(size=(rows, size))
+    options = {
+        "loss": loss,
+        "optimizer": draw(rules(dialect)),
+        "batch_size": batch_size,
+        "shuffle": draw(st.booleans()),
+        "seed": draw(st.integers(0, 2**64 - 1)),
+        "steps": draw(st.integers(1, 6)),
+    }
+    return made, X, foreign.targets(loss, rng, rows, outputs), options
+
+
+def accused(report):
+    return f"{report}" if not report.ok or report.first or report.hints else ""
+
+
+@hypothesis.given(trainings("torch"))
+@hypothesis.settings(max_examples=EXAMPLES)
+def test_no_drawn_twin_in_torch_is_accused(training):
+    torch = pytest.importorskip("torch")
+    made, X, y, options = training
+    module = made.to_torch()
+    parameters = foreign.torch_optimizer(torch, options["optimizer"], module.parameters())
+    against = (module, foreign.torch_loss(torch, options["loss"]), parameters)
+    report = rv.crosscheck(made, X, y, against=against, **options)
+    assert not accused(report), f"{report}\n{made}\n{options}"
+    assert len(report.steps) == options["steps"]
+
+
+SKLEARN = trainings(
+    "sklearn",
+    losses=["cross_entropy", "mse"],
+    known=[None, "sigmoid", "tanh", "relu"],
+    norms=False,
+)
+
+
+@hypothesis.given(SKLEARN, st.sampled_from([0.0, 0.1]))
+@hypothesis.settings(max_examples=EXAMPLES)
+def test_no_drawn_twin_in_sklearn_is_accused(training, alpha):
+    made, X, y, options = training
+    hidden = [layer.units for layer in made.layers[:-1]]
+    name = {None: "identity", "sigmoid": "logistic"}.get(
+        getattr(made.layers[0], "activation", None), getattr(made.layers[0], "activation", None)
+    )
+    # One activation for all hidden layers, and a penalty that the batch's size divides.
+    layers = [
+        rv.Dense(
+            layer.units,
+            made.layers[0].activation if layer is not made.layers[-1] else None,
+            l2=alpha / (2 * options["batch_size"]),
+        )
+        for layer in made.layers
+    ]
+    made = rv.Sequential(layers, input_size=made.input_size, seed=made.seed, dtype=made.dtype)
+    kind = MLPClassifier if options["loss"] == "cross_entropy" else MLPRegressor
+    if options["loss"] == "mse":
+        options["loss"] = foreign.HalfSquares()
+    elif made.output_size == 2:
+        # Of two classes scikit-learn has one logit.
+        layers[-1] = dataclasses.replace(layers[-1], units=1)
+        made = rv.Sequential(layers, input_size=made.input_size, seed=made.seed, dtype=made.dtype)
+        options["loss"] = "binary_cross_entropy"
+    like = foreign.sklearn_options(options["optimizer"])
+    mlp = kind(hidden_layer_sizes=hidden, activation=name, alpha=alpha, **like)
+    report = rv.crosscheck(made, X, y, against=mlp, **options)
+    assert not accused(report), f"{report}\n{made}\n{mlp}\n{options}"
+    assert len(report.steps) == options["steps"]
+
+
+# ---------------------------------------------------------------- Keras, live
+
+
+@pytest.fixture
+def keras():
+    pytest.importorskip("torch")
+    library = pytest.importorskip("keras")
+    from keras.src.backend.common import dtypes
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        # But for TensorFlow's, Keras has products in float64 computed in float32.
+        patch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
+        # Keras calls NumPy on torch's tensors in a way that NumPy 2 warns of.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield library
+
+
+KERAS_LAYERS = [None, "sigmoid", "tanh", "relu", "elu", "selu", "gelu", "silu", "softplus", "mish"]
+
+
+def keras_twin(keras, model, squash=None):
+    """A Keras model of the same layers."""
+    layers = []
+    for layer in model.layers:
+        match layer:
+            case rv.Dense(units, activation):
+                layers.append(keras.layers.Dense(units, activation, use_bias=layer.use_bias))
+            case rv.Activation(activation):
+                layers.append(keras.layers.Activation(activation or "linear"))
+            case rv.LayerNorm():
+                layers.append(keras.layers.LayerNormalization(epsilon=layer.eps))
+    if squash:
+        layers[-1].activation = getattr(keras.activations, squash)
+    return keras.Sequential([keras.Input((model.input_size,)), *layers])
+
+
+def keras_loss(keras, name, *, logits=True):
+    return {
+        "mse": keras.losses.MeanSquaredError(),
+        "mae": keras.losses.MeanAbsoluteError(),
+        "huber": keras.losses.Huber(),
+        "cross_entropy": keras.losses.SparseCategoricalCrossentropy(from_logits=logits),
+        "binary_cross_entropy": keras.losses.BinaryCrossentropy(from_logits=logits),
+    }[name]
+
+
+@hypothesis.given(
+    trainings("keras", losses=["mse", "mae", "huber", *CLASSES], known=KERAS_LAYERS),
+    st.booleans(),
+)
+@hypothesis.settings(
+    max_examples=max(1, EXAMPLES // 4),
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+def test_no_drawn_twin_in_keras_is_accused(keras, training, logits):
+    made, X, y, options = training
+    layers = [layer for layer in made.layers if not isinstance(layer, rv.BatchNorm)]
+    made = rv.Sequential(layers, input_size=made.input_size, seed=made.seed)
+    squash = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}.get(options["loss"])
+    # Probabilities that Keras clips are another loss.
+    squash = None if logits or np.abs(X).max() > 3 else squash
+    theirs = keras_twin(keras, made, squash)
+    theirs.compile(
+        loss=keras_loss(keras, options["loss"], logits=squash is None),
+        optimizer=foreign.keras_optimizer(keras, options["optimizer"]),
+    )
+    report = rv.crosscheck(made, X, y, against=theirs, **options)
+    assert not accused(report), f"{report}\n{made}\n{options}"
+    assert len(report.steps) == options["steps"]
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_mistakes_in_keras_are_found_live(keras, name):
+    make_traces = pytest.importorskip("make_traces")
+    case = KERAS[name]
+    assert_found(case, check(case, make_traces.keras_subject(name, case)))
+
+
+@pytest.mark.parametrize("name", [*TORCH, *TORCH_TWINS])
+def test_what_is_recorded_of_torch_is_what_torch_does(name, recorded, tmp_path):
+    make_traces = pytest.importorskip("make_traces")
+    kind, case = ("torch", TORCH[name]) if name in TORCH else ("torch-twin", TORCH_TWINS[name])
+    live = make_traces.torch_training(name, case)
+    write_trace(tmp_path / "live", live, "torch")
+    reports = [
+        check(case, path) for path in (tmp_path / "live", recorded / f"{kind}-{name}.safetensors")
+    ]
+    assert_found(case, reports[0])
+    assert reports[0].hints == reports[1].hints

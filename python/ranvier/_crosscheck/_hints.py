@@ -112,6 +112,8 @@ class Scene:
 
 def constant_ratio(pairs: list[tuple[Array, Array]]) -> float | None:
     """c where the second array of every pair is c times the first; by least squares."""
+    if not pairs:
+        return None
     a = np.concatenate([np.ravel(x).astype(np.float64) for x, _ in pairs])
     b = np.concatenate([np.ravel(x).astype(np.float64) for _, x in pairs])
     square = float(a @ a)

@@ -214,6 +214,7 @@ def loss_values(scene: Scene) -> Iterator[Hypothesis]:
             return {"loss": scene.loss.value_and_gradient(again, y)[0]}
 
         yield f"the loss, which applies a {kind} itself, gets outputs behind one", twice
+    yield from _clamped(scene)
     yield from _smoothed(scene, theirs, ours)
     yield from _penalised(scene, theirs - ours)
 
@@ -237,6 +238,28 @@ def loss_values(scene: Scene) -> Iterator[Hypothesis]:
         return {"loss": value}
 
     yield "measured after the update, not before it", later
+
+
+def _clamped(scene: Scene) -> Iterator[Hypothesis]:
+    """The logarithms are those of probabilities that keep away from 0 and 1."""
+    kind = {losses.CrossEntropy: "softmax", losses.BinaryCrossEntropy: "sigmoid"}.get(
+        type(scene.loss)
+    )
+    if kind is None or scene.loss != type(scene.loss)():
+        return
+    # scikit-learn's, by dtype, and Keras's.
+    for least in (float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps), 1e-7):
+
+        def clamped(index: int, least: float = least) -> Any:
+            output, y = _loss_batch(scene, index)
+            p = np.clip(squashed(output, kind), least, 1.0 - least)
+            if kind == "sigmoid":
+                t = y.reshape(p.shape)
+                return {"loss": -(t * np.log(p) + (1.0 - t) * np.log1p(-p)).mean()}
+            t = np.eye(p.shape[1])[y.reshape(-1)] if y.dtype.kind == "i" else y
+            return {"loss": -(t * np.log(p)).sum(axis=1).mean()}
+
+        yield f"probabilities are kept {least:.2g} away from 0 and 1 in the loss", clamped
 
 
 def _smoothed(scene: Scene, theirs: float, ours: float) -> Iterator[Hypothesis]:

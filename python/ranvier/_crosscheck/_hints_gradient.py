@@ -75,7 +75,7 @@ def _scaled(scene: Scene, theirs: Numbers, ours: Numbers) -> Iterator[Hypothesis
         return
     which = "" if len(names) == len(ours) else f" of {', '.join(names)}"
     known = [text for text in scales_of(ratio, rows, outputs) if text]
-    for text in known or [f"{ratio:.6g} times those here"]:
+    for text in known or [f"{ratio:.10g} times those here"]:
 
         def predict(index: int, text: str = text) -> Any:
             # What is a factor of rows is another in a batch of other rows.

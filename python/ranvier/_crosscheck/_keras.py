@@ -75,19 +75,19 @@ class _Model:
         self._apply = self._optimizer.apply
         self._optimizer.apply = self._keep
         self._seen: list[Any] = []
-        self._inner, self._layers = self._watched()
+        self._inner = self._watched()
 
-    def _watched(self) -> tuple[Any, list[int]]:
-        """A model of what comes into each layer with weights, and of which layer that is."""
-        inputs, layers = [], []
-        owners = [layer for layer in self.model.layers if layer.weights]
+    def _watched(self) -> Any:
+        """A model of the output, and of what comes into each layer with weights."""
         first = {id(w): name for w, name in zip(self._weights, self.names, strict=True)}
-        for owner in owners:
-            number = int(first.get(id(owner.weights[0]), "0").partition(".")[0])
-            if number and number - 1 not in layers:
-                inputs.append(owner.input)
-                layers.append(number - 1)
-        return keras.Model(self.model.inputs, [*inputs, self.model.outputs[0]]), layers
+        outputs = {"output": self.model.outputs[0]}
+        for owner in self.model.layers:
+            name = next((first[id(w)] for w in owner.weights if id(w) in first), "0")
+            number = int(name.partition(".")[0])
+            if number:
+                # Of several that are one layer of ours the first.
+                outputs.setdefault(str(number - 1), owner.input)
+        return keras.Model(self.model.inputs, outputs)
 
     def put(self, parameters: dict[str, Array]) -> None:
         for name, weight in zip(self.names, self._weights, strict=True):
@@ -107,7 +107,8 @@ class _Model:
 
     def step(self, x: Array, y: Array) -> Step:
         before = [_array(weight) for weight in self._weights]
-        *inner, output = self._inner([x], training=True)
+        inner = self._inner([x], training=True)
+        output = inner.pop("output")
         target = y
         if y.dtype.kind == "f" and y.size == np.prod(output.shape):
             target = y.reshape(tuple(output.shape))
@@ -124,7 +125,7 @@ class _Model:
                 gradient = trained.get(id(weight))
                 gradient = np.zeros(weight.shape, x.dtype) if gradient is None else gradient
                 gradients[name] = gradient.reshape(self._shapes[name])
-        outputs = dict(zip(self._layers, map(_array, inner), strict=True))
+        outputs = {int(number): _array(inputs) for number, inputs in inner.items()}
         return Step(self.numbers(), gradients, _array(output), outputs, loss)
 
 
