@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arrays import Array
 from ..errors import ArgumentError
+from ..layers import Standardize
 from ..losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss
 from ..model import Sequential
 from ..optimizers import FirstOrder
@@ -45,9 +46,9 @@ class Comparison:
     ) -> None:
         self.model = model.copy()
         self.start = model.parameters()
-        self.batches = batches[: len(trace.steps)]
         self.loss, self.rule, self.trace, self.tolerance = loss, rule, trace, tolerance
-        steps = trace.steps
+        steps = trace.steps = _finite(trace.steps)
+        self.batches = batches[: len(steps)]
         self.befores = [
             {name: array.astype(model.dtype) for name, array in numbers.items()}
             for numbers in [trace.start, *(step.parameters for step in steps[:-1])]
@@ -85,8 +86,8 @@ class Comparison:
             before, found = self.befores[number], self.found[number]
             spread = noise(self.model, before, x, y, self.loss, found, number)
             ours = after[number] | statistics(self.model, before, x, y, self.loss)
-            for name, array in other[number].items():
-                spread[name] = float(np.abs(array - after[number][name]).max(initial=0.0))
+            for name in other[number].keys() & after[number].keys():
+                spread[name] = _distance(other[number][name], after[number][name])
             pairs = self._pairs(number + 1, step, found, ours)
             entries.append(self._entry(number + 1, pairs, spread))
         return entries
@@ -104,8 +105,10 @@ class Comparison:
                 squash = self.squash if name == "output" else None
                 pairs[name] = (squashed(ours, squash) if squash else ours, theirs[name])
         for name, array in step.parameters.items():
-            # Statistics that only a fit of all data moves stay what they were.
-            pairs[name] = (after.get(name, self.befores[number - 1][name]), array)
+            if name in after:
+                pairs[name] = (after[name], array)
+            elif isinstance(self.model.layers[int(name.partition(".")[0])], Standardize):
+                pairs[name] = (self.befores[number - 1][name], array)
         for name, (ours, other) in pairs.items():
             if np.shape(ours) != np.shape(other):
                 raise ArgumentError(
@@ -132,8 +135,11 @@ class Comparison:
     ) -> float:
         """Largest difference over the largest value that the tensor has had, or over its noise."""
         a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-        if a.shape != b.shape or not np.isfinite(b).all():
+        known = np.isfinite(b)
+        if a.shape != b.shape or not np.array_equal(np.isfinite(a), known):
             return float("inf")
+        # What has overflown on both sides agrees.
+        a, b = a[known], b[known]
         largest = max(self._scales.get(name, 0.0), float(np.abs(b).max(initial=0.0)))
         if keep:
             self._scales[name] = largest
@@ -143,6 +149,21 @@ class Comparison:
         if self.tolerance > 0.0:
             largest = max(largest, _NOISE * spread / self.tolerance)
         return difference / (largest or 1.0)
+
+
+def _distance(a: Array, b: Array) -> float:
+    """The largest finite difference."""
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(a.astype(np.float64) - b)
+    return float(distance[np.isfinite(distance)].max(initial=0.0))
+
+
+def _finite(steps: list[Step]) -> list[Step]:
+    """The steps up to the first that has left the finite numbers."""
+    for number, step in enumerate(steps, start=1):
+        if not all(np.isfinite(array).all() for array in step.parameters.values()):
+            return steps[:number]
+    return steps
 
 
 def squashed(output: Array, kind: str) -> Array:

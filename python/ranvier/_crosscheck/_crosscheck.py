@@ -77,8 +77,8 @@ def crosscheck(
             - an MLPClassifier or MLPRegressor of scikit-learn, fitted or not;
             - the path of a recorded trace: see docs/cross-checking.md. Its parameters are taken as
               they are.
-        steps: optimiser steps to compare; fewer where a second-order optimizer has converged, or
-            where a trace is shorter.
+        steps: optimiser steps to compare; fewer where a second-order optimizer has converged, a
+            trace is shorter, or the other training has left the finite numbers.
         batch_size: rows in a step; None is 32, or all rows for a second-order optimizer.
         shuffle: as for `Trainer.fit`.
         sample_weight: as for `Trainer.fit`; with the reference only.

@@ -242,11 +242,9 @@ def loss_values(scene: Scene) -> Iterator[Hypothesis]:
 
 def _clamped(scene: Scene) -> Iterator[Hypothesis]:
     """The logarithms are those of probabilities that keep away from 0 and 1."""
-    kind = {losses.CrossEntropy: "softmax", losses.BinaryCrossEntropy: "sigmoid"}.get(
-        type(scene.loss)
-    )
-    if kind is None or scene.loss != type(scene.loss)():
+    if scene.loss not in (losses.CrossEntropy(), losses.BinaryCrossEntropy()):
         return
+    kind = "softmax" if isinstance(scene.loss, losses.CrossEntropy) else "sigmoid"
     # scikit-learn's, by dtype, and Keras's.
     for least in (float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps), 1e-7):
 

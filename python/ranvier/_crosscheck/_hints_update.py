@@ -270,6 +270,29 @@ def _rates(scene: Scene) -> Iterator[Hypothesis]:
         f"learning_rate={ratio * rate:.4g} in place of {rate:g}",
         _by(scene, replace(rule, learning_rate=abs(ratio) * rate)),
     )
+    yield from _rate_now(scene, rate)
+
+
+def _rate_now(scene: Scene, rate: float) -> Iterator[Hypothesis]:
+    """The rate is another from this step on; an update is linear in it."""
+    if scene.index == 0:
+        return
+
+    def after(now: float) -> Numbers:
+        def rates(t: int) -> float:
+            return now if t == scene.index else scene.rule._schedule(t)
+
+        return _after(scene, replace(scene.rule, learning_rate=rates), scene.index)
+
+    idle, full = after(0.0), after(rate)
+    theirs = scene.steps[scene.index].parameters
+    share = constant_ratio([(full[n] - idle[n], theirs[n] - idle[n]) for n in full])
+    if share is not None and share >= 0.0:
+        found = after(share * rate)
+        yield (
+            f"learning_rate={share * rate:.4g} in place of {rate:g} from this step on",
+            lambda index: found if index == scene.index else None,
+        )
 
 
 def _clipped(scene: Scene) -> Iterator[Hypothesis]:

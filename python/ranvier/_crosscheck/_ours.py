@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from ..layers import BatchNorm, Layer
+from ..errors import DivergedError
+from ..layers import BatchNorm, GaussianNoise, Layer, Standardize
 from ..losses import CustomLoss, Loss
 from ..model import Sequential
 from ..optimizers import SGD, FirstOrder
@@ -21,7 +22,7 @@ __all__ = ["Computed", "Numbers", "computed", "noise", "outputs_of", "statistics
 Numbers = dict[str, Array]
 
 # Rounding of this many units in the last place moves what the noise is measured from.
-_ULPS = 4.0
+_ULPS = 2.0
 
 # How often: by chance one draw may come back to where it was.
 _DRAWS = 3
@@ -108,21 +109,44 @@ def noise(
     found: Computed,
     seed: int,
 ) -> dict[str, float]:
-    """How far rounding of what comes in moves each figure, by its name in a report.
+    """How far rounding of what each layer gets moves each figure, by its name in a report.
 
     Where this is much, as in the gradient of a bias in front of a BatchNorm, which is 0, two right
     answers differ.
     """
     rng = np.random.default_rng(seed)
+    eps = float(np.finfo(model.dtype).eps)
+    layers: list[Layer] = []
+    places = []
+    for number, layer in enumerate(model.layers):
+        places.append(len(layers))
+        layers.append(layer)
+        if not isinstance(layer, Standardize):
+            output = outputs_of(model.layers[: number + 1], parameters, x, model.dtype)
+            largest = float(np.abs(output).max(initial=0.0))
+            layers.append(GaussianNoise(eps * largest if np.isfinite(largest) else 0.0))
     own = figures(found)
     most = dict.fromkeys(own, 0.0)
-    for _ in range(_DRAWS):
-        moved = {name: _moved(array, rng) for name, array in parameters.items()}
-        other = computed(model, moved, _moved(x, rng), y, loss, list(found.outputs), rng)
+    for draw in range(_DRAWS):
+        shaken = Sequential(layers, input_size=model.input_size, seed=draw, dtype=model.dtype)
+        moved = {_at(places, name): _moved(array, rng) for name, array in parameters.items()}
+        wanted = {places[n] + 1: n for n in found.outputs}
+        other = computed(shaken, moved, _moved(x, rng), y, loss, list(wanted), rng)
+        names = {_at(places, name): name for name in found.gradients}
+        other.gradients = {names[name]: array for name, array in other.gradients.items()}
+        other.outputs = {wanted[n]: array for n, array in other.outputs.items()}
         for name, figure in figures(other).items():
-            distance = np.abs(np.asarray(figure) - own[name]).max(initial=0.0)
-            most[name] = max(most[name], float(distance))
+            with np.errstate(invalid="ignore"):
+                distance = np.abs(np.asarray(figure) - own[name]).max(initial=0.0)
+            if np.isfinite(distance):
+                most[name] = max(most[name], float(distance))
     return most
+
+
+def _at(places: Sequence[int], name: str) -> str:
+    """A parameter's name where its layer has another place."""
+    number, _, role = name.partition(".")
+    return f"{places[int(number)]}.{role}"
 
 
 def figures(found: Computed) -> dict[str, Any]:
@@ -145,13 +169,16 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
 def statistics(
     model: Sequential, parameters: Numbers, x: Array, y: Any, loss: Loss | CustomLoss
 ) -> Numbers:
-    """Running statistics of BatchNorm after a step on these rows."""
+    """Running statistics of BatchNorm after a step on these rows; none where it diverges."""
     if not any(isinstance(layer, BatchNorm) for layer in model.layers):
         return {}
     copy = model.copy()
     copy.set_parameters(parameters)
     trainer = Trainer(copy, loss=loss, optimizer=SGD(learning_rate=1e-6))
-    trainer.fit(x, y, batch_size=len(x), shuffle=False)
+    try:
+        trainer.fit(x, y, batch_size=len(x), shuffle=False)
+    except DivergedError:
+        return {}
     after = copy.parameters()
     return {
         f"{number}.{role}": after[f"{number}.{role}"]
@@ -169,13 +196,19 @@ def updated(
 ) -> list[Numbers]:
     """The trainable parameters after each step: from those before it, with these gradients.
 
-    The moments are those of all gradients so far.
+    The moments are those of all gradients so far. There are none after a step that ranvier refuses,
+    since a gradient is not finite.
     """
     rule = rule.copy()
-    after = []
+    after: list[Numbers] = []
     for before, gradient in zip(befores, gradients, strict=True):
         model.set_parameters(before)
-        rule.step(model, gradient)
+        try:
+            rule.step(model, gradient)
+        except DivergedError:
+            # Ranvier makes no such step.
+            after.append({})
+            continue
         present = model.parameters()
         after.append({name: present[name] for name in gradient})
     return after
