@@ -13,7 +13,17 @@ from ..layers import Standardize
 from ..losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss
 from ..model import Sequential
 from ..optimizers import FirstOrder
-from ._ours import Computed, Numbers, computed, figures, noise, rounded, statistics, updated
+from ._ours import (
+    Computed,
+    Numbers,
+    computed,
+    derivative_noise,
+    figures,
+    noise,
+    rounded,
+    statistics,
+    updated,
+)
 from ._report import CrosscheckReport, Deviation, StepErrors, deviation
 from ._trace import Batch, Step, Trace
 
@@ -84,13 +94,26 @@ class Comparison:
         for number, step in enumerate(self.trace.steps):
             x, y = self.batches[number]
             before, found = self.befores[number], self.found[number]
-            spread = noise(self.model, before, x, y, self.loss, found, number)
-            ours = after[number] | statistics(self.model, before, x, y, self.loss)
+            moved = statistics(self.model, before, x, y, self.loss)
+            spread = noise(self.model, before, x, y, self.loss, found, moved, number)
+            ours = after[number] | moved
             for name in other[number].keys() & after[number].keys():
                 spread[name] = _distance(other[number][name], after[number][name])
             pairs = self._pairs(number + 1, step, found, ours)
+            if self._suspects_gradients(number + 1, pairs, spread):
+                finer = derivative_noise(self.model, before, x, y, self.loss)
+                spread |= {name: max(spread[name], value) for name, value in finer.items()}
             entries.append(self._entry(number + 1, pairs, spread))
         return entries
+
+    def _suspects_gradients(
+        self, step: int, pairs: dict[str, tuple[Any, Any]], spread: dict[str, float]
+    ) -> bool:
+        """Whether a gradient is the first to deviate."""
+        for name, (ours, theirs) in pairs.items():
+            if not self.error(name, ours, theirs, spread.get(name, 0.0)) <= step * self.tolerance:
+                return name.startswith("d_")
+        return False
 
     def _pairs(
         self, number: int, step: Step, found: Computed, after: Numbers

@@ -177,6 +177,8 @@ def _check_layers(model: Sequential) -> None:
 
 def _data(model: Sequential, x: Array, y: Any, loss: Loss | CustomLoss) -> tuple[Array, Array]:
     """Rows in the model's dtype, and targets as numbers of that dtype or as integers."""
+    # Whatever does not fit is refused here, in ranvier's words.
+    model.value_and_gradient(x, y, loss=loss)
     arrays = arrays_of(x, y, None, loss, model.dtype)
     if arrays["labels"] is not None:
         targets = np.array(arrays["labels"], np.int64)

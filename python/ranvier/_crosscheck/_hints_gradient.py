@@ -12,7 +12,7 @@ from ..losses import Loss
 from ._hints import Hypothesis, Scene, constant_ratio, scales_of
 from ._ours import Numbers
 from ._reference import mirrored_of
-from ._trace_step import backward_parts, forward_parts
+from ._trace_step import backward_parts, forward_parts, gradients_of
 
 __all__ = ["gradients"]
 
@@ -181,10 +181,6 @@ def _without_derivative(scene: Scene) -> Iterator[Hypothesis]:
             parts = forward_parts(twin.network, twin.rows, mode)
             _, d_output = twin.loss.value_and_gradient(parts[-1].a, twin.targets, None)
             backwards = backward_parts(parts, d_output, without=layer)
-            predicted: dict[str, Any] = {}
-            for part, (delta, _) in zip(parts, backwards, strict=True):
-                _, by_role = part.to_z.backward(delta)
-                predicted |= {f"d_{part.number}.{r}": np.array(g) for r, g in by_role.items()}
-            return predicted
+            return _labelled(gradients_of(parts, backwards))
 
         yield f"the derivative of the activation of layer {layer} is left out", predict

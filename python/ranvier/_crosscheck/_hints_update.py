@@ -224,6 +224,9 @@ def _decays(scene: Scene) -> Iterator[Hypothesis]:
             continue
         rate = rule._schedule(scene.index)
         decay = own["weight_decay"]
+        if decay and abs(share / rate / decay - 1.0) < 1e-3:
+            # Of the right size: another rule says what differs.
+            continue
         if decay and abs(share / decay - 1.0) < 1e-3 and rate != 1.0:
             text = f"weight decay{which} is {decay:g} θ, not multiplied by the learning rate"
         else:

@@ -17,7 +17,16 @@ from ..optimizers import SGD, FirstOrder
 from ..schedules import Schedule
 from ..trainer import Trainer
 
-__all__ = ["Computed", "Numbers", "computed", "noise", "outputs_of", "statistics", "updated"]
+__all__ = [
+    "Computed",
+    "Numbers",
+    "computed",
+    "derivative_noise",
+    "noise",
+    "outputs_of",
+    "statistics",
+    "updated",
+]
 
 Numbers = dict[str, Array]
 
@@ -107,12 +116,13 @@ def noise(
     y: Any,
     loss: Loss | CustomLoss,
     found: Computed,
+    after: Numbers,
     seed: int,
 ) -> dict[str, float]:
     """How far rounding of what each layer gets moves each figure, by its name in a report.
 
     Where this is much, as in the gradient of a bias in front of a BatchNorm, which is 0, two right
-    answers differ.
+    answers differ. `after` are the running statistics after the step.
     """
     rng = np.random.default_rng(seed)
     eps = float(np.finfo(model.dtype).eps)
@@ -125,21 +135,57 @@ def noise(
             output = outputs_of(model.layers[: number + 1], parameters, x, model.dtype)
             largest = float(np.abs(output).max(initial=0.0))
             layers.append(GaussianNoise(eps * largest if np.isfinite(largest) else 0.0))
-    own = figures(found)
+    own = figures(found) | after
     most = dict.fromkeys(own, 0.0)
     for draw in range(_DRAWS):
         shaken = Sequential(layers, input_size=model.input_size, seed=draw, dtype=model.dtype)
-        moved = {_at(places, name): _moved(array, rng) for name, array in parameters.items()}
+        names = {_at(places, name): name for name in parameters}
+        moved = {name: _moved(parameters[own_name], rng) for name, own_name in names.items()}
+        shifted = _moved(x, rng)
         wanted = {places[n] + 1: n for n in found.outputs}
-        other = computed(shaken, moved, _moved(x, rng), y, loss, list(wanted), rng)
-        names = {_at(places, name): name for name in found.gradients}
+        other = computed(shaken, moved, shifted, y, loss, list(wanted), rng)
         other.gradients = {names[name]: array for name, array in other.gradients.items()}
         other.outputs = {wanted[n]: array for n, array in other.outputs.items()}
-        for name, figure in figures(other).items():
+        others = statistics(shaken, moved, shifted, y, loss, seed=draw) if after else {}
+        named = {names[name]: array for name, array in others.items()}
+        for name, figure in (figures(other) | named).items():
             with np.errstate(invalid="ignore"):
                 distance = np.abs(np.asarray(figure) - own[name]).max(initial=0.0)
             if np.isfinite(distance):
                 most[name] = max(most[name], float(distance))
+    return most
+
+
+def derivative_noise(
+    model: Sequential,
+    parameters: Numbers,
+    x: Array,
+    y: Any,
+    loss: Loss | CustomLoss,
+) -> dict[str, float]:
+    """How far rounding of each f'(z) moves each gradient, by its name in a report.
+
+    Frameworks take f'(z) from a, such as a(1 − a), which keeps few digits where f is saturated. The
+    reference computes this, number by number.
+    """
+    from ..reference.passes import Mode
+    from ._reference import mirrored_of
+    from ._trace_step import backward_parts, forward_parts, gradients_of
+
+    model.set_parameters(parameters)
+    twin = mirrored_of(model, x, y, None, loss)
+    mode = Mode(training=True, weights=[1.0] * len(x))
+    parts = forward_parts(twin.network, twin.rows, mode)
+    _, d_output = twin.loss.value_and_gradient(parts[-1].a, twin.targets, None)
+    plain = gradients_of(parts, backward_parts(parts, d_output))
+    rng = np.random.default_rng(0)
+    eps = float(np.finfo(model.dtype).eps)
+    most = dict.fromkeys((f"d_{name}" for name in plain), 0.0)
+    for _ in range(_DRAWS):
+        backwards = backward_parts(parts, d_output, shake=lambda s: eps * rng.uniform(-1, 1, s))
+        for name, shaken in gradients_of(parts, backwards).items():
+            distance = float(np.abs(shaken - plain[name]).max(initial=0.0))
+            most[f"d_{name}"] = max(most[f"d_{name}"], distance)
     return most
 
 
@@ -167,14 +213,20 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
 
 
 def statistics(
-    model: Sequential, parameters: Numbers, x: Array, y: Any, loss: Loss | CustomLoss
+    model: Sequential,
+    parameters: Numbers,
+    x: Array,
+    y: Any,
+    loss: Loss | CustomLoss,
+    *,
+    seed: int = 0,
 ) -> Numbers:
     """Running statistics of BatchNorm after a step on these rows; none where it diverges."""
     if not any(isinstance(layer, BatchNorm) for layer in model.layers):
         return {}
     copy = model.copy()
     copy.set_parameters(parameters)
-    trainer = Trainer(copy, loss=loss, optimizer=SGD(learning_rate=1e-6))
+    trainer = Trainer(copy, loss=loss, optimizer=SGD(learning_rate=1e-6), seed=seed)
     try:
         trainer.fit(x, y, batch_size=len(x), shuffle=False)
     except DivergedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -273,9 +273,13 @@ def mirror(definition: Any, reference: Any) -> Any:
             f"crosscheck: expected definitions of ranvier, got {type(definition).__name__}, "
             "which the reference does not have"
         )
-    options = {f.name: getattr(definition, f.name) for f in fields(definition) if f.init}
-    # None asks for the default, which each side has on its own.
-    given = {name: value for name, value in options.items() if value is not None}
+    options = {f: getattr(definition, f.name) for f in fields(definition) if f.init}
+    # None asks for the default, where there is one, which each side has on its own.
+    given = {
+        f.name: value
+        for f, value in options.items()
+        if value is not None or (f.default is MISSING and f.default_factory is MISSING)
+    }
     mirrored = {name: mirror(value, reference) for name, value in given.items()}
     return kind(**mirrored)
 

@@ -197,7 +197,9 @@ def trace_step(
         after as arrays.
 
     Raises:
-        ArgumentError: an optimizer of second order, whose step is no function of one gradient.
+        ArgumentError: an optimizer of second order, whose step is no function of one gradient; a
+            number that is not finite.
+        ShapeError, DTypeError: x or y do not fit the model or the loss.
 
     Example:
         >>> import numpy as np, ranvier as rv
@@ -221,6 +223,10 @@ def trace_step(
     if not isinstance(rule, FirstOrder):
         raise ArgumentError(f"optimizer: expected SGD, Adam or AdamW, got {rule!r}")
     rows = model._features(x, "x", rows=True)
+    if not np.isfinite(rows).all():
+        raise ArgumentError(f"x: expected finite numbers, got {rows[~np.isfinite(rows)][0]}")
+    # The core refuses targets that do not fit.
+    model.value_and_gradient(rows, y, loss=chosen)
     twin = mirrored_of(model, rows, y, None, chosen)
     trainer = reference.Trainer(
         twin.network, loss=twin.loss, optimizer=mirror(rule, reference), seed=seed
@@ -313,12 +319,28 @@ def forward_parts(network: Any, x: Any, mode: Any) -> list[Part]:
 
 
 def backward_parts(
-    parts: list[Part], d_output: Any, *, without: int | None = None
+    parts: list[Part], d_output: Any, *, without: int | None = None, shake: Any = None
 ) -> list[tuple[Any, Any]]:
-    """(delta, d_input) of each layer; `without` is a layer whose local gradient is left out."""
+    """(delta, d_input) of each layer.
+
+    `without` is a layer whose local gradient is left out; `shake` gives a number for each f'(z),
+    which is as much larger.
+    """
     found = []
     for part in reversed(parts):
         delta = d_output if part.number == without else part.to_a.backward(d_output)[0]
+        if shake is not None:
+            d_a = np.array(d_output)
+            delta = (np.array(delta) + shake(d_a.shape) * d_a).tolist()
         d_output = part.to_z.backward(delta)[0]
         found.append((delta, d_output))
     return found[::-1]
+
+
+def gradients_of(parts: list[Part], backwards: list[tuple[Any, Any]]) -> dict[str, Array]:
+    """Gradients of the parameters in front of the activations, by their full names."""
+    found: dict[str, Array] = {}
+    for part, (delta, _) in zip(parts, backwards, strict=True):
+        _, by_role = part.to_z.backward(delta)
+        found |= {f"{part.number}.{role}": np.array(value) for role, value in by_role.items()}
+    return found
