@@ -147,6 +147,8 @@ def hints_of(comparison: Comparison, first: Deviation) -> tuple[str, ...]:
     """What fits, in words; at most three."""
     from . import _hints_forward, _hints_gradient, _hints_update
 
+    if not np.isfinite(first.error):
+        return ()
     scene = Scene(comparison, first)
     if first.step == 0:
         return tuple(_hints_forward.starts(scene))

@@ -31,7 +31,8 @@ def _parts(against: Any) -> tuple[Any, Any, Any]:
     if isinstance(against, tuple):
         model, loss, optimizer = against
     else:
-        model, loss, optimizer = against, getattr(against, "loss", None), against.optimizer
+        model = against
+        loss, optimizer = getattr(model, "loss", None), getattr(model, "optimizer", None)
         if loss is None or optimizer is None:
             raise ArgumentError(
                 "against: expected a compiled Keras model, or (model, loss, optimizer), got one "
