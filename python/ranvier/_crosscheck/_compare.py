@@ -13,17 +13,8 @@ from ..layers import Standardize
 from ..losses import BinaryCrossEntropy, CrossEntropy, CustomLoss, Loss
 from ..model import Sequential
 from ..optimizers import FirstOrder
-from ._ours import (
-    Computed,
-    Numbers,
-    computed,
-    derivative_noise,
-    figures,
-    noise,
-    rounded,
-    statistics,
-    updated,
-)
+from ._backward import derivative_noise
+from ._ours import Computed, Numbers, computed, figures, noise, rounded, statistics, updated
 from ._report import CrosscheckReport, Deviation, StepErrors, deviation
 from ._trace import Batch, Step, Trace
 
@@ -102,7 +93,7 @@ class Comparison:
             pairs = self._pairs(number + 1, step, found, ours)
             if self._suspects_gradients(number + 1, pairs, spread):
                 finer = derivative_noise(self.model, before, x, y, self.loss)
-                spread |= {name: max(spread[name], value) for name, value in finer.items()}
+                spread |= {name: spread[name] + value for name, value in finer.items()}
             entries.append(self._entry(number + 1, pairs, spread))
         return entries
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import _core
 from .._arrays import Array, boolean, integer, real
 from ..errors import ArgumentError, DTypeError
-from ..layers import Dropout, GaussianNoise, Standardize
+from ..layers import Standardize
 from ..losses import CustomLoss, Loss, LossLike, arrays_of
 from ..losses import get as get_loss
 from ..model import Sequential, checked_model
@@ -163,7 +163,7 @@ def _check_layers(model: Sequential) -> None:
     """Refuses what two frameworks cannot have alike."""
     parameters = model.parameters()
     for number, layer in enumerate(model.layers):
-        if isinstance(layer, Dropout | GaussianNoise):
+        if getattr(layer, "rate", 0.0) or getattr(layer, "stddev", 0.0):
             raise ArgumentError(
                 f"model: expected no {layer!r} with another framework, which draws other numbers; "
                 f"leave layer {number} out on both sides"

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from ..losses import Loss
+from ._backward import activated, without_derivative
 from ._hints import Hypothesis, Scene, constant_ratio, scales_of
 from ._ours import Numbers
-from ._reference import mirrored_of
-from ._trace_step import backward_parts, forward_parts, gradients_of
 
 __all__ = ["gradients"]
 
@@ -166,21 +164,12 @@ def _turned(scene: Scene) -> Iterator[Hypothesis]:
 
 def _without_derivative(scene: Scene) -> Iterator[Hypothesis]:
     """The derivative of an activation is left out, as by whoever forgets f'(z)."""
-    from ..reference.passes import Mode
-
-    if not isinstance(scene.loss, Loss):
-        return
-
-    for layer in range(len(scene.model.layers)):
+    for layer in activated(scene.model.layers):
 
         def predict(index: int, layer: int = layer) -> Any:
             x, y = scene.comparison.batches[index]
-            scene.model.set_parameters(scene.comparison.befores[index])
-            twin = mirrored_of(scene.model, x, y, None, scene.loss)
-            mode = Mode(training=True, weights=[1.0] * len(x))
-            parts = forward_parts(twin.network, twin.rows, mode)
-            _, d_output = twin.loss.value_and_gradient(parts[-1].a, twin.targets, None)
-            backwards = backward_parts(parts, d_output, without=layer)
-            return _labelled(gradients_of(parts, backwards))
+            before, found = scene.comparison.befores[index], scene.comparison.found[index]
+            wrong = without_derivative(scene.model, layer, before, x, y, scene.loss)
+            return _labelled(found.gradients | wrong)
 
         yield f"the derivative of the activation of layer {layer} is left out", predict

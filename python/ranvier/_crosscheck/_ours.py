@@ -21,7 +21,6 @@ __all__ = [
     "Computed",
     "Numbers",
     "computed",
-    "derivative_noise",
     "noise",
     "outputs_of",
     "statistics",
@@ -153,39 +152,6 @@ def noise(
                 distance = np.abs(np.asarray(figure) - own[name]).max(initial=0.0)
             if np.isfinite(distance):
                 most[name] = max(most[name], float(distance))
-    return most
-
-
-def derivative_noise(
-    model: Sequential,
-    parameters: Numbers,
-    x: Array,
-    y: Any,
-    loss: Loss | CustomLoss,
-) -> dict[str, float]:
-    """How far rounding of each f'(z) moves each gradient, by its name in a report.
-
-    Frameworks take f'(z) from a, such as a(1 − a), which keeps few digits where f is saturated. The
-    reference computes this, number by number.
-    """
-    from ..reference.passes import Mode
-    from ._reference import mirrored_of
-    from ._trace_step import backward_parts, forward_parts, gradients_of
-
-    model.set_parameters(parameters)
-    twin = mirrored_of(model, x, y, None, loss)
-    mode = Mode(training=True, weights=[1.0] * len(x))
-    parts = forward_parts(twin.network, twin.rows, mode)
-    _, d_output = twin.loss.value_and_gradient(parts[-1].a, twin.targets, None)
-    plain = gradients_of(parts, backward_parts(parts, d_output))
-    rng = np.random.default_rng(0)
-    eps = float(np.finfo(model.dtype).eps)
-    most = dict.fromkeys((f"d_{name}" for name in plain), 0.0)
-    for _ in range(_DRAWS):
-        backwards = backward_parts(parts, d_output, shake=lambda s: eps * rng.uniform(-1, 1, s))
-        for name, shaken in gradients_of(parts, backwards).items():
-            distance = float(np.abs(shaken - plain[name]).max(initial=0.0))
-            most[f"d_{name}"] = max(most[f"d_{name}"], distance)
     return most
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,8 +112,7 @@ def trace(model: Sequential, against: tuple[Any, Any, Any], batches: Sequence[Ba
         target = torch.from_numpy(y).to(device)
         if target.is_floating_point() and target.numel() == output.numel():
             target = target.reshape(output.shape)
-        with warnings.catch_warnings():
-            value = loss(output, target)
+        value = loss(output, target)
         value.backward()
         gradients = own.gradients()
         optimizer.step()

@@ -318,29 +318,11 @@ def forward_parts(network: Any, x: Any, mode: Any) -> list[Part]:
     return parts
 
 
-def backward_parts(
-    parts: list[Part], d_output: Any, *, without: int | None = None, shake: Any = None
-) -> list[tuple[Any, Any]]:
-    """(delta, d_input) of each layer.
-
-    `without` is a layer whose local gradient is left out; `shake` gives a number for each f'(z),
-    which is as much larger.
-    """
+def backward_parts(parts: list[Part], d_output: Any) -> list[tuple[Any, Any]]:
+    """(delta, d_input) of each layer."""
     found = []
     for part in reversed(parts):
-        delta = d_output if part.number == without else part.to_a.backward(d_output)[0]
-        if shake is not None:
-            d_a = np.array(d_output)
-            delta = (np.array(delta) + shake(d_a.shape) * d_a).tolist()
+        delta = part.to_a.backward(d_output)[0]
         d_output = part.to_z.backward(delta)[0]
         found.append((delta, d_output))
     return found[::-1]
-
-
-def gradients_of(parts: list[Part], backwards: list[tuple[Any, Any]]) -> dict[str, Array]:
-    """Gradients of the parameters in front of the activations, by their full names."""
-    found: dict[str, Array] = {}
-    for part, (delta, _) in zip(parts, backwards, strict=True):
-        _, by_role = part.to_z.backward(delta)
-        found |= {f"{part.number}.{role}": np.array(value) for role, value in by_role.items()}
-    return found
