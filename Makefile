@@ -1,5 +1,5 @@
 # Each target is one line that a person can also type. Run them inside a virtual environment.
-.PHONY: help build check test demo bench estimators tables ulp crash large onnx c golden
+.PHONY: help build check test demo bench estimators tables ulp crash large onnx c twins golden
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /: /'
@@ -40,6 +40,9 @@ onnx: ## 500 random networks as ONNX, run by onnxruntime; 2,000 changed graphs r
 
 c: ## compile 200 random networks by every C compiler that is there, compare the bits (minutes)
 	RANVIER_NETWORKS=200 pytest tests/test_export_c.py --timeout 1000
+
+twins: ## draw 2,000 correct twins in each of torch, Keras and scikit-learn: none is accused (minutes)
+	RANVIER_TWINS=2000 pytest --timeout 3600 tests/test_crosscheck_against.py -k drawn
 
 golden: ## rewrite the golden hashes after a change of the numerics version
 	python tests/test_determinism.py --write

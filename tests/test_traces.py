@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+import foreign
 import mistakes
 import ranvier as rv
 from mistakes import ROWS, Case, check, write_trace
@@ -193,6 +194,11 @@ def test_the_report_of_the_reference_has_a_frame_and_a_picture_too():
     plt.close("all")
 
 
+def test_an_activation_that_is_none_is_compared_too():
+    model = rv.Sequential([rv.Activation(None), rv.Dense(2)], input_size=2, dtype="float64")
+    assert rv.crosscheck(model, *mistakes.data(CASE), loss="mse", steps=2).ok
+
+
 def test_the_reference_names_the_first_deviation():
     X, y = mistakes.data(CASE)
     report = rv.crosscheck(mistakes.model("plain"), X, y, loss="mse", steps=2, tolerance=0.0)
@@ -294,6 +300,14 @@ def test_what_two_frameworks_cannot_have_alike_is_refused(argument, change):
 def test_an_mlp_that_is_not_the_models_is_refused(mlp):
     with pytest.raises(rv.ArgumentError, match=r"^against: expected "):
         check(CASE, mlp)
+
+
+def test_layers_that_draw_nothing_are_no_reason_to_refuse():
+    model = rv.Sequential([rv.Dropout(0.0), rv.Dense(2)], input_size=2, dtype="float64")
+    X, y = mistakes.data(CASE)
+    mlp = MLPRegressor(hidden_layer_sizes=(), alpha=0.0, random_state=0)
+    options = {"loss": foreign.HalfSquares(), "optimizer": rv.Adam(dialect="sklearn")}
+    assert rv.crosscheck(model, X, y, against=mlp, **options).ok
 
 
 # ---------------------------------------------------------------- what stays as it is
