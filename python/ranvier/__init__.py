@@ -27,7 +27,6 @@ from . import (
     schedules,
 )
 from ._core import __version__
-from ._crosscheck import CrosscheckReport, StepTrace, crosscheck, trace_step
 from ._many import fit_many
 from .callbacks import Callback, Checkpoint, EarlyStopping
 from .config import config, get_num_threads, set_num_threads, show_config
@@ -63,6 +62,7 @@ from .trainer import Trainer
 
 if TYPE_CHECKING:
     from . import export, inspection, interchange, reference
+    from ._crosscheck import CrosscheckReport, StepTrace, crosscheck, trace_step
     from .interchange import from_keras, from_onnx, from_sklearn, from_torch
 
 __all__ = [
@@ -139,14 +139,23 @@ __all__ = [
 
 # Imported when they are asked for: most programs need none of them.
 _MODULES = ("export", "inspection", "interchange", "reference")
-_FUNCTIONS = ("from_keras", "from_onnx", "from_sklearn", "from_torch")
+_HOMES = {
+    "CrosscheckReport": "_crosscheck",
+    "StepTrace": "_crosscheck",
+    "crosscheck": "_crosscheck",
+    "from_keras": "interchange",
+    "from_onnx": "interchange",
+    "from_sklearn": "interchange",
+    "from_torch": "interchange",
+    "trace_step": "_crosscheck",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"ranvier.{name}")
-    if name in _FUNCTIONS:
-        return getattr(import_module("ranvier.interchange"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"ranvier.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'ranvier' has no attribute {name!r}")
 
 

@@ -32,6 +32,8 @@ Numbers = dict[str, Array]
 # Rounding of this many units in the last place moves what the noise is measured from.
 _ULPS = 2.0
 
+_GATED = ("gelu", "gelu_tanh", "silu", "swish", "mish", "hard_swish")
+
 # How often: by chance one draw may come back to where it was.
 _DRAWS = 3
 
@@ -131,7 +133,11 @@ def noise(
         places.append(len(layers))
         layers.append(layer)
         if not isinstance(layer, Standardize):
-            output = outputs_of(model.layers[: number + 1], parameters, x, model.dtype)
+            # Such an activation is z times a gate, which is rounded as if it were near 1.
+            gated = getattr(layer, "activation", None) in _GATED
+            last = replace(layer, activation=None) if gated else layer  # type: ignore[call-arg]
+            stack = [*model.layers[:number], last]
+            output = outputs_of(stack, parameters, x, model.dtype)
             largest = float(np.abs(output).max(initial=0.0))
             layers.append(GaussianNoise(eps * largest if np.isfinite(largest) else 0.0))
     own = figures(found) | after
