@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from ..layers import Activation, Dense, Layer, Softmax
+from ..layers import Activation, BatchNorm, Dense, Layer, LayerNorm, Softmax
 from ..losses import CustomLoss, Loss
 from ..model import Sequential
 from ._ours import Numbers, outputs_of
@@ -18,6 +18,9 @@ __all__ = ["activated", "derivative_noise", "without_derivative"]
 
 # How often the derivatives are shaken.
 _DRAWS = 3
+
+# Terms of a normalisation's derivative, of one size, that may cancel.
+_TERMS = 3.0
 
 
 class _Seed:
@@ -97,24 +100,37 @@ def without_derivative(
 def derivative_noise(
     model: Sequential, parameters: Numbers, x: Array, y: Any, loss: Loss | CustomLoss
 ) -> dict[str, float]:
-    """How far rounding of each f'(z) moves each gradient, by its name in a report.
+    """How far rounding inside of each layer's derivative moves each gradient, by its report's name.
 
     Frameworks take f'(z) from a, such as a(1 − a), which keeps few digits where f is saturated.
+    What comes back through a normalisation is a difference, of which little may be left.
     """
     rng = np.random.default_rng(0)
     eps = float(np.finfo(model.dtype).eps)
-    most: dict[str, float] = {}
-    for number in activated(model.layers):
+    # Penalties are not of the derivatives.
+    layers = [
+        replace(layer, l1=0.0, l2=0.0) if isinstance(layer, Dense) else layer
+        for layer in model.layers
+    ]
+    seeds: list[tuple[list[Layer], Array]] = []
+    for number in activated(layers):
+        last: Any = layers[number]
         d_a = _d_activation(model, number, parameters, x, y, loss)
-        # Penalties are not of the derivatives.
-        layers = [
-            replace(layer, l1=0.0, l2=0.0) if isinstance(layer, Dense) else layer
-            for layer in _up_to_z(model, number)
-        ]
+        seeds.append(([*layers[:number], replace(last, activation=None)], d_a))
+    for number, layer in enumerate(layers):
+        if number and isinstance(layer, BatchNorm | LayerNorm):
+            given = outputs_of(layers[:number], parameters, x, model.dtype)
+            across = 0 if isinstance(layer, BatchNorm) else 1
+            deviation = np.sqrt(given.var(axis=across, keepdims=True) + layer.eps)
+            d_n = _d_activation(model, number, parameters, x, y, loss)
+            terms = d_n * parameters[f"{number}.weight"] / deviation
+            seeds.append((layers[:number], _TERMS * np.broadcast_to(terms, given.shape)))
+    most: dict[str, float] = {}
+    for stack, terms in seeds:
         own: dict[str, float] = {}
         for _ in range(_DRAWS):
-            d_z = (eps * rng.uniform(-1.0, 1.0, d_a.shape) * d_a).astype(model.dtype)
-            for name, gradient in _seeded(layers, parameters, x, d_z, model.dtype).items():
+            moved = (eps * rng.uniform(-1.0, 1.0, terms.shape) * terms).astype(model.dtype)
+            for name, gradient in _seeded(stack, parameters, x, moved, model.dtype).items():
                 largest = float(np.abs(gradient).max(initial=0.0))
                 own[f"d_{name}"] = max(own.get(f"d_{name}", 0.0), largest)
         for name, value in own.items():
