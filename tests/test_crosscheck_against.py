@@ -163,6 +163,8 @@ def test_no_drawn_twin_in_torch_is_accused(training):
     parameters = foreign.torch_optimizer(torch, options["optimizer"], module.parameters())
     against = (module, foreign.torch_loss(torch, options["loss"]), parameters)
     report = rv.crosscheck(made, X, y, against=against, **options)
+    # On the way to infinity torch has NaN where ranvier has numbers: z³ of gelu_tanh overflows.
+    hypothesis.assume(report.first is None or abs(report.first.ours) < 1e12)
     assert not accused(report), f"{report}\n{made}\n{options}"
     # Fewer where a training leaves the finite numbers.
     assert 1 <= len(report.steps) <= options["steps"]
