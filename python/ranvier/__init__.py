@@ -23,7 +23,6 @@ from . import (
     losses,
     metrics,
     optimizers,
-    quantization,
     schedules,
 )
 from ._core import __version__
@@ -57,13 +56,13 @@ from .layers import (
 from .loggers import CSVLogger, LearningRateMonitor, MLflow, ProgressBar, TensorBoard
 from .model import Gradients, Sequential, load
 from .optimizers import LBFGS, SGD, Adam, AdamW, LevenbergMarquardt
-from .quantization import QuantizationReport, QuantizedSequential, quantization_report
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import export, inspection, interchange, reference
+    from . import export, inspection, interchange, quantization, reference
     from ._crosscheck import CrosscheckReport, StepTrace, crosscheck, trace_step
     from .interchange import from_keras, from_onnx, from_sklearn, from_torch
+    from .quantization import QuantizationReport, QuantizedSequential, quantization_report
 
 __all__ = [
     "LBFGS",
@@ -138,15 +137,18 @@ __all__ = [
 
 
 # Imported when they are asked for: most programs need none of them.
-_MODULES = ("export", "inspection", "interchange", "reference")
+_MODULES = ("export", "inspection", "interchange", "quantization", "reference")
 _HOMES = {
     "CrosscheckReport": "_crosscheck",
+    "QuantizationReport": "quantization",
+    "QuantizedSequential": "quantization",
     "StepTrace": "_crosscheck",
     "crosscheck": "_crosscheck",
     "from_keras": "interchange",
     "from_onnx": "interchange",
     "from_sklearn": "interchange",
     "from_torch": "interchange",
+    "quantization_report": "quantization",
     "trace_step": "_crosscheck",
 }
 
