@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import MissingDependencyError
+from ._pictures import axes, pandas_of
 
 if TYPE_CHECKING:
     import pandas
@@ -57,13 +57,7 @@ class History(dict[str, list[Any]]):
 
     def to_pandas(self) -> pandas.DataFrame:
         """A DataFrame with one row for each epoch, indexed by epoch (needs pandas)."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingDependencyError(
-                "to_pandas needs pandas: pip install 'ranvier[pandas]'"
-            ) from error
-        return pandas.DataFrame(dict(self) or {"epoch": []}).set_index("epoch")
+        return pandas_of("to_pandas").DataFrame(dict(self) or {"epoch": []}).set_index("epoch")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the losses, and metrics on a second axis, over the epochs (needs matplotlib).
@@ -74,14 +68,7 @@ class History(dict[str, list[Any]]):
         Returns:
             The axes of the losses.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                "plot needs matplotlib: pip install 'ranvier[plot]'"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
+        ax = axes(ax)
         epochs = [epoch + 1 for epoch in self.get("epoch", [])]
         marker = "o" if len(epochs) == 1 else None
         for key, label in [("loss", "training loss"), ("val_loss", "validation loss")]:

@@ -36,8 +36,9 @@ import numpy as np
 from . import _core
 from ._arrays import Array, empty, integer, real
 from ._files import Path, Reader, contents, decode, encode, path_of, torch_names
+from ._pictures import axes
 from ._predictor import Predictor
-from .errors import ArgumentError, DTypeError, MissingDependencyError
+from .errors import ArgumentError, DTypeError
 from .layers import Dense, Layer
 from .losses import LossLike, arrays_of
 from .losses import get as get_loss
@@ -382,14 +383,7 @@ class QuantizationReport:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                "plot needs matplotlib: pip install 'ranvier[plot]'"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 1.4 + 0.35 * len(self.layers)), layout="constrained")
+        ax = axes(ax, (6.4, 1.4 + 0.35 * len(self.layers)))
         places = np.arange(len(self.layers))
         scales = np.maximum(self.scales, np.finfo(np.float32).tiny)
         both = (self.max_deviations, self.mean_deviations)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import Array
-from ..errors import MissingDependencyError
+from .._pictures import axes, pandas_of
 
 if TYPE_CHECKING:
     import pandas
@@ -167,12 +167,7 @@ class CrosscheckReport:
 
         Columns: step, quantity, name, error, allowed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingDependencyError(
-                "to_pandas needs pandas: pip install 'ranvier[pandas]'"
-            ) from error
+        pandas = pandas_of("to_pandas")
         lines = [
             (entry.step, *figures, entry.allowed(self.tolerance))
             for entry in self.steps
@@ -189,14 +184,7 @@ class CrosscheckReport:
         Returns:
             The axes. Deviations of 0 are not drawn: the axis is logarithmic.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError(
-                "plot needs matplotlib: pip install 'ranvier[plot]'"
-            ) from error
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
+        ax = axes(ax)
         steps = [entry.step for entry in self.steps]
         for quantity in QUANTITIES:
             worst: list[Any] = []

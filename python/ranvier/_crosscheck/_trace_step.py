@@ -10,7 +10,8 @@ import numpy as np
 from .. import activations
 from .._arrays import Array
 from .._arrays import seed as checked_seed
-from ..errors import ArgumentError, MissingDependencyError
+from .._pictures import pandas_of
+from ..errors import ArgumentError
 from ..layers import Activation, Dense, Layer, Softmax
 from ..losses import LossLike
 from ..losses import get as get_loss
@@ -129,12 +130,7 @@ class StepTrace:
 
         Columns: layer, tensor, row, column, value. Of a vector the row is 0.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingDependencyError(
-                "to_pandas needs pandas: pip install 'ranvier[pandas]'"
-            ) from error
+        pandas = pandas_of("to_pandas")
         lines = [
             (entry.number, name, *place, value)
             for entry in self.layers

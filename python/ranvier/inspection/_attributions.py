@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .._arrays import Array, empty, integer, numeric
+from .._pictures import pandas_of
 from ..errors import ArgumentError, ShapeError
 from ..layers import Standardize
-from ._bars import bars, pandas_of
+from ._bars import bars
 from ._subject import ROWS, Subject
 
 if TYPE_CHECKING:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._arrays import Array, integer
-from ..errors import MissingDependencyError
+from .._pictures import axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Characters of a name that a picture has room for.
 _NAME = 40
-
-
-def pandas_of(method: str) -> Any:
-    """The package, or a message with what to install."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{method} needs pandas: pip install 'ranvier[pandas]'"
-        ) from error
-    return pandas
 
 
 def bars(
@@ -39,15 +28,8 @@ def bars(
     errors: Array | None = None,
 ) -> Axes:
     """Horizontal bars from the top in the order given, at most so many; below 0 in red."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingDependencyError(
-            "plot needs matplotlib: pip install 'ranvier[plot]'"
-        ) from error
     shown = order[: integer(max_features, "max_features", least=1)]
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 1.2 + 0.26 * len(shown)), layout="constrained")
+    ax = axes(ax, (6.4, 1.2 + 0.26 * len(shown)))
     lengths = figures[shown]
     places = np.arange(len(shown))
     colors = ["C3" if length < 0 else "C0" for length in lengths]

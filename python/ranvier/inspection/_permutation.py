@@ -11,11 +11,12 @@ import numpy as np
 from .. import _core
 from .._arrays import Array, integer, weights
 from .._arrays import seed as checked_seed
+from .._pictures import pandas_of
 from ..errors import ArgumentError, DTypeError
 from ..losses import LossLike
 from ..metrics import MetricLike
 from ..trainer import Trainer
-from ._bars import bars, pandas_of
+from ._bars import bars
 from ._subject import Subject
 
 if TYPE_CHECKING:
