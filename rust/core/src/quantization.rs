@@ -82,25 +82,56 @@ pub fn weight_scale<F: Element>(most: F) -> F {
     if scale > F::ZERO { scale } else { F::ONE }
 }
 
+/// The integer that stands for a weight, as a number.
+#[inline(always)]
+fn integer<F: Element>(weight: F, scale: F) -> F {
+    let most = F::of_int(MOST);
+    nearest(clamped(weight / scale, F::ZERO - most, most))
+}
+
+/// The larger of `most` and the absolute value; NaN counts as nothing.
+#[inline(always)]
+fn larger<F: Element>(most: F, value: F) -> F {
+    let size = if value < F::ZERO {
+        F::ZERO - value
+    } else {
+        value
+    };
+    if size > most { size } else { most }
+}
+
+/// Scales of columns, as many as `scales` has.
+#[inline(always)]
+fn column_scales<F: Element>(weights: &[F], scales: &mut [F]) {
+    scales.fill(F::ZERO);
+    for row in weights.chunks_exact(scales.len()) {
+        for (most, &weight) in scales.iter_mut().zip(row) {
+            *most = larger(*most, weight);
+        }
+    }
+    for scale in scales.iter_mut() {
+        *scale = weight_scale(*scale);
+    }
+}
+
 kernel! {
     /// Integers of row-major weights (inputs, outputs), as numbers, and the scale of each output.
     pub fn quantize_weights[F: Element](weights: &mut [F], scales: &mut [F])[F] {
-        let outputs = scales.len();
-        scales.fill(F::ZERO);
-        for row in weights.chunks_exact(outputs) {
-            for (most, &weight) in scales.iter_mut().zip(row) {
-                let size = if weight < F::ZERO { F::ZERO - weight } else { weight };
-                *most = if size > *most { size } else { *most };
-            }
-        }
-        for scale in scales.iter_mut() {
-            *scale = weight_scale(*scale);
-        }
-        let most = F::of_int(MOST);
-        for row in weights.chunks_exact_mut(outputs) {
+        column_scales(weights, scales);
+        for row in weights.chunks_exact_mut(scales.len()) {
             for (weight, &scale) in row.iter_mut().zip(&*scales) {
-                *weight = nearest(clamped(*weight / scale, F::ZERO - most, most));
+                *weight = integer(*weight, scale);
             }
+        }
+    }
+}
+
+kernel! {
+    /// Integers of the weights of one output, as numbers, and their scale.
+    pub fn quantize_row[F: Element](weights: &mut [F], scale: &mut F)[F] {
+        *scale = weight_scale(weights.iter().fold(F::ZERO, |most, &weight| larger(most, weight)));
+        for weight in weights {
+            *weight = integer(*weight, *scale);
         }
     }
 }
@@ -129,7 +160,9 @@ pub fn round_weight<F: Element>(slot: &Slot, from: &[F], to: &mut [F]) {
             });
             let mut most = F::ZERO;
             for span in spans.clone() {
-                largest(&from[span], &mut most);
+                most = from[span]
+                    .iter()
+                    .fold(most, |most, &weight| larger(most, weight));
             }
             for span in spans {
                 round_by(weight_scale(most), &from[span.clone()], &mut to[span]);
@@ -153,19 +186,9 @@ pub fn round_weight<F: Element>(slot: &Slot, from: &[F], to: &mut [F]) {
 }
 
 kernel! {
-    fn largest[F: Element](values: &[F], most: &mut F)[F] {
-        for &value in values {
-            let size = if value < F::ZERO { F::ZERO - value } else { value };
-            *most = if size > *most { size } else { *most };
-        }
-    }
-}
-
-kernel! {
     fn round_by[F: Element](scale: F, from: &[F], to: &mut [F])[F] {
-        let most = F::of_int(MOST);
         for (to, &value) in to.iter_mut().zip(from) {
-            *to = nearest(clamped(value / scale, F::ZERO - most, most)) * scale;
+            *to = integer(value, scale) * scale;
         }
     }
 }
@@ -174,19 +197,10 @@ kernel! {
     fn round_columns[F: Element](from: &[F], width: usize, to: &mut [F])[F] {
         let mut scales = [F::ZERO; 64];
         let scales = &mut scales[..width];
-        for row in from.chunks_exact(width) {
-            for (most, &value) in scales.iter_mut().zip(row) {
-                let size = if value < F::ZERO { F::ZERO - value } else { value };
-                *most = if size > *most { size } else { *most };
-            }
-        }
-        for scale in scales.iter_mut() {
-            *scale = weight_scale(*scale);
-        }
-        let most = F::of_int(MOST);
+        column_scales(from, scales);
         for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
             for ((to, &value), &scale) in to.iter_mut().zip(from).zip(&*scales) {
-                *to = nearest(clamped(value / scale, F::ZERO - most, most)) * scale;
+                *to = integer(value, scale) * scale;
             }
         }
     }
@@ -238,17 +252,6 @@ kernel! {
             let rounded = nearest(clamped(value * inverse, low, high)) * map.scale;
             *to = if value.nan() { value } else { rounded };
         }
-    }
-}
-
-/// Integers of the weights of one output, as numbers, and their scale.
-pub fn quantize_row<F: Element>(weights: &mut [F], scale: &mut F) {
-    let mut most = F::ZERO;
-    largest(weights, &mut most);
-    *scale = weight_scale(most);
-    let most = F::of_int(MOST);
-    for weight in weights {
-        *weight = nearest(clamped(*weight / *scale, F::ZERO - most, most));
     }
 }
 
