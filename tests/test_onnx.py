@@ -82,7 +82,10 @@ def relative(agreement):
 
 
 def run(path, X):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Products of integers that do not saturate, on any processor.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (outputs,) = session.run(["output"], {"X": X})
     return outputs
 
@@ -191,6 +194,113 @@ def test_trained_digits_agree_in_class(tmp_path):
     assert relative(agreement) < 1e-6
     found = run(tmp_path / "model.onnx", X.astype(np.float32))
     assert (found.argmax(1) == model.predict(X).argmax(1)).all()
+
+
+# ---------------------------------------------------------------- quantised
+
+
+def kinds_of(path):
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_random_quantised_networks_agree_with_onnxruntime(tmp_path):
+    """As read back, with the biases of the file, to the bar of floats; as they were, nearly."""
+    path = tmp_path / "model.onnx"
+    read, rounded, differing, total = [], [], 0, 0
+    for seed in range(NETWORKS):
+        model = network(seed)
+        X = np.random.default_rng(seed).normal(size=(64, model.input_size)).astype(np.float32)
+        quantized = model.quantize(X[:48])
+        agreement = rv.export.onnx(quantized, path, X=X)
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+        found, expected = run(path, X), quantized.predict(X)
+        assert agreement.max_error == pytest.approx(np.abs(found - expected).max(), rel=1e-6)
+        scale = max(agreement.scale, 1.0)
+        rounded.append(agreement.max_error / scale)
+        # An input halfway between two integers may become the other one.
+        deviations = np.abs(rv.from_onnx(path).predict(X) - found).max(axis=1) / scale
+        read.append((deviations > TOLERANCE["float32"]).mean())
+        if model.output_size > 1:
+            differing += (found.argmax(1) != expected.argmax(1)).sum()
+            total += len(X)
+    print(
+        f"\n{NETWORKS} quantised networks, largest differences: median {np.median(rounded):.1e}, "
+        f"mean {np.mean(rounded):.1e}, all {max(rounded):.1e}; another class in {differing} of "
+        f"{total} rows; rows that differ once read back {np.mean(read):.1e}"
+    )
+    assert np.mean(read) <= 1e-3
+    assert np.median(rounded) <= 1e-4
+    assert max(rounded) <= 0.05
+    assert differing <= 1e-3 * total
+
+
+def test_each_step_of_a_quantised_layer_is_one_that_onnxruntime_makes_integers_of(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = small()
+    rv.export.onnx(model.quantize(np.eye(4)), path)
+    product = ["QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "DequantizeLinear", "Gemm"]
+    assert kinds_of(path) == [*product, "Relu", *product]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert kinds_of(tmp_path / "optimised.onnx") == ["QuantizeLinear", "QGemm", "QGemm"]
+
+
+def test_layers_that_stay_in_float_are_written_as_such(tmp_path):
+    path = tmp_path / "model.onnx"
+    quantized = everything(activation="prelu").quantize(
+        np.random.default_rng(0).normal(size=(50, 5)), keep_float=["first", "last"]
+    )
+    agreement = rv.export.onnx(quantized, path)
+    assert relative(agreement) <= TOLERANCE["float32"]
+    assert kinds_of(path).count("QuantizeLinear") == 1
+    assert kinds_of(path).count("Gemm") == 2
+    tensors = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+    for name, value in quantized.parameters().items():
+        if not name.endswith(("running_mean", "running_var")):
+            assert onnx.numpy_helper.to_array(tensors[name]).dtype == value.dtype
+
+
+@pytest.mark.parametrize("change", [{"1.bias": [1e9, 1]}, {"1.weight": [[0, 1]] * 3}], ids=str)
+def test_a_bias_that_integers_do_not_suit_stays_exact(change, tmp_path):
+    path = tmp_path / "model.onnx"
+    model = small()
+    model.set_parameters({"0.bias": [0.5, 1 / 3, -0.1], "1.bias": [1 / 3, 0.7]} | change)
+    X = np.random.default_rng(0).normal(size=(100, 4))
+    quantized = model.quantize(X)
+    rv.export.onnx(quantized, path, X=X)
+    assert kinds_of(path)[-2:] == ["MatMul", "Add"]
+    read, written = (each.parameters() for each in (rv.from_onnx(path), quantized))
+    assert (read["1.bias"] == written["1.bias"]).all()
+    step = written["0.input_scale"] * written["0.weight_scale"]
+    assert (np.abs(read["0.bias"] - written["0.bias"]) <= 0.5001 * step).all()
+    assert not np.array_equal(read["0.bias"], written["0.bias"])
+
+
+def test_the_largest_biases_of_integers_do_not_overflow_the_sum(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = rv.Sequential([rv.Dense(1, weight_init="ones")], input_size=40)
+    X = np.concatenate([np.zeros((1, 40)), np.ones((1, 40))])
+    step = model.quantize(X).parameters()
+    step = float(step["0.input_scale"]) * float(step["0.weight_scale"][0])
+    most = 2**31 - 1 - 255 * 127 * 40
+    for bias, last in ((0.999999 * most, "Gemm"), (1.000001 * most, "Add")):
+        model.set_parameters({"0.bias": [bias * step]})
+        agreement = rv.export.onnx(model.quantize(X), path, X=X)
+        assert kinds_of(path)[-1] == last
+        assert relative(agreement) <= TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("opset", range(forms.OLDEST, onnx.defs.onnx_opset_version() + 1))
+def test_every_opset_says_the_same_of_a_quantised_network(opset, tmp_path):
+    X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    agreement = rv.export.onnx(everything().quantize(X), tmp_path / "m.onnx", X=X, opset=opset)
+    if agreement.rows:
+        assert relative(agreement) <= 1e-2
+    else:
+        # An onnxruntime that is older than onnx says so.
+        assert "opset" in agreement.reason or f"QuantizeLinear({opset})" in agreement.reason
 
 
 # ---------------------------------------------------------------- the report

@@ -139,7 +139,7 @@ class QuantizedSequential(Predictor):
     def _until(self, depth: int) -> QuantizedSequential:
         """The first so many layers."""
         layers, numbers = self._layers[:depth], [n for n in self.integer_layers if n < depth]
-        return _built(layers, numbers, self._input_size or 0, super().parameters())
+        return built(layers, numbers, self._input_size or 0, super().parameters())
 
 
 def _specs(layers: Sequence[Layer], integer_layers: Sequence[int]) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def _specs(layers: Sequence[Layer], integer_layers: Sequence[int]) -> list[dict[
     ]
 
 
-def _built(
+def built(
     layers: Sequence[Layer], integer_layers: Sequence[int], size: int, values: dict[str, Array]
 ) -> QuantizedSequential:
     """A network with those of the values, numbers by name, that belong to its layers."""
@@ -323,7 +323,7 @@ def quantize(
             values[f"{number}.weight_scale"] = scales
             values[f"{number}.input_scale"] = np.asarray(scale, np.float32)
             values[f"{number}.input_zero_point"] = np.asarray(zero, np.float32)
-    return _built(model.layers, numbers, x.shape[1], values)
+    return built(model.layers, numbers, x.shape[1], values)
 
 
 # ---------------------------------------------------------------- report

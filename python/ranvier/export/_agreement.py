@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._arrays import Array
+from .._predictor import Predictor
 from ..layers import Standardize
-from ..model import Sequential
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -57,7 +57,7 @@ class Agreement:
     __repr__ = __str__
 
 
-def rows_of(model: Sequential, X: ArrayLike | None) -> Array:
+def rows_of(model: Predictor, X: ArrayLike | None) -> Array:
     """Rows to try, in the model's dtype: the caller's, or normal ones that suit its inputs."""
     if X is not None:
         return np.ascontiguousarray(model._features(X, rows=True), model.dtype)

@@ -247,6 +247,17 @@ _STATISTICS = (Tensor("running_mean"), Tensor("running_var"))
 _CENTRED = op("Sub", X, Tensor("running_mean"))
 _AFFINE = (Tensor("weight"), Tensor("bias"))
 
+# 8-bit integers and the numbers that they stand for. onnxruntime multiplies the integers where this
+# surrounds a product whose bias is of integers too; it asks for zero points, here of zeros.
+_MAP = (Number("input_scale"), Tensor("input_zero_point"))
+_ROUNDED = op("DequantizeLinear", op("QuantizeLinear", X, *_MAP), *_MAP)
+_INTEGERS = op(
+    "DequantizeLinear",
+    *(Tensor("weight"), Tensor("weight_scale"), Tensor("weight_zero_point")),
+    axis=-1,
+)
+_PRODUCT = op("MatMul", _ROUNDED, _INTEGERS)
+
 LAYERS: dict[str, list[Form]] = {
     "dense": [
         Form(op("Gemm", X, Tensor("weight"), Tensor("bias"))),
@@ -264,6 +275,21 @@ LAYERS: dict[str, list[Form]] = {
         )
         for tensors in ((Tensor("weight"), Tensor("bias")), (Tensor("weight"),))
     ],
+    "integers": [
+        Form(
+            op(
+                "Gemm",
+                *(_ROUNDED, _INTEGERS),
+                op(
+                    "DequantizeLinear",
+                    *(Tensor("bias"), Tensor("bias_scale"), Tensor("bias_zero_point")),
+                    axis=0,
+                ),
+            )
+        ),
+    ],
+    "integers_float_bias": [Form(op("Add", _PRODUCT, Tensor("bias")))],
+    "integers_without_bias": [Form(_PRODUCT)],
     "dropout": [
         Form(op("Dropout", X, Number("rate"))),
         _read(op("Dropout", X, Number("rate"), 0.0)),

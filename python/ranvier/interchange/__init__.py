@@ -1,6 +1,7 @@
 """Models of other frameworks, taken over with their weights.
 
-`from_torch`, `from_keras`, `from_sklearn` and `from_onnx` make a `ranvier.Sequential`;
+`from_torch`, `from_keras`, `from_sklearn` and `from_onnx` make a `ranvier.Sequential` (`from_onnx`
+of a quantised graph a `QuantizedSequential`);
 `Sequential.to_torch`, `Sequential.to_sklearn` and `ranvier.export.onnx` go the other way. One rule
 holds for all of them. Predictions are equal up to rounding, 1e-6 of the largest output in float32
 and 1e-12 in float64 (more where layers amplify it, as by cancellation), or the model is refused,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from .._files import Path
+    from ..quantization import QuantizedSequential
 
 __all__ = ["from_keras", "from_onnx", "from_sklearn", "from_torch"]
 
@@ -145,7 +147,7 @@ def from_sklearn(estimator: Any, *, probabilities: bool = False) -> Sequential:
     return convert(estimator, probabilities)
 
 
-def from_onnx(model: Path | onnx.ModelProto) -> Sequential:
+def from_onnx(model: Path | onnx.ModelProto) -> Sequential | QuantizedSequential:
     """The model of an ONNX graph that is a dense network.
 
     Args:
@@ -156,11 +158,13 @@ def from_onnx(model: Path | onnx.ModelProto) -> Sequential:
             of ranvier, as one operator or as the usual several; Softmax over the features, Dropout,
             BatchNormalization, LayerNormalization; an input that is shifted and scaled; Identity,
             Cast to the same type, Flatten and Reshape that keep the rows. Behind a Flatten the
-            model takes rows that are flat already.
+            model takes rows that are flat already. Products of 8-bit integers are read as
+            `ranvier.export.onnx` writes them.
 
     Returns:
         The model, in the dtype of the graph's input. An activation becomes that of the Dense before
-        it.
+        it. Where layers multiply integers it is a `QuantizedSequential`, with the biases of the
+        file.
 
     Raises:
         ArgumentError: anything else, such as a branch, a second input, another type, an operator in

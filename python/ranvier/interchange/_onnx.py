@@ -16,6 +16,7 @@ from ..errors import ArgumentError, DTypeError, FileFormatError, MissingDependen
 from ..export._onnx_forms import ACTIVATIONS, LAYERS
 from ..layers import BatchNorm, Dense, Dropout, LayerNorm, Softmax, Standardize
 from ..model import Sequential
+from ..quantization import QuantizedSequential
 from ._stack import Stack, at
 
 try:
@@ -65,6 +66,35 @@ def _dense(stack: Stack, values: Matched) -> None:
         tensors["bias"] = bias * bias.dtype.type(values.get("beta", 1.0))
     layer = Dense(weight.shape[1], use_bias="bias" in tensors)
     stack.add(layer, weight.shape[0], tensors)
+
+
+def _integers(stack: Stack, values: Matched) -> None:
+    weight, zero = values["weight"], values["input_zero_point"]
+    if weight.ndim != 2 or (weight.dtype, zero.dtype, zero.size) != (np.int8, np.uint8, 1):
+        raise ArgumentError(
+            "expected an int8 weight of two dimensions and a uint8 zero point of its inputs, got "
+            f"{weight.dtype} of shape {weight.shape} and {zero.dtype} of shape {zero.shape}"
+        )
+    zeros = [values[role] for role in ("weight_zero_point", "bias_zero_point") if role in values]
+    if any(each.any() for each in zeros):
+        raise ArgumentError("expected zero points of 0 for weight and bias, got others")
+    inputs, outputs = weight.shape
+    integers = {
+        "weight": weight.astype(np.float32),
+        "weight_scale": _row(values, "weight_scale", outputs),
+        "input_scale": np.array(values["input_scale"], np.float32),
+        "input_zero_point": zero.astype(np.float32).reshape(()),
+    }
+    for role in ("weight_scale", "input_scale"):
+        if not (np.isfinite(integers[role]) & (integers[role] > 0)).all():
+            raise ArgumentError(f"expected {role} above 0, got {integers[role]}")
+    tensors = {}
+    if "bias" in values:
+        steps = _row(values, "bias", outputs)
+        scale = _row(values, "bias_scale", outputs) if "bias_scale" in values else 1
+        tensors["bias"] = (steps * scale).astype(np.float32)
+    layer = Dense(outputs, use_bias="bias" in tensors)
+    stack.add_integers(layer, inputs, tensors, integers)
 
 
 def _layer_norm(stack: Stack, values: Matched) -> None:
@@ -130,6 +160,9 @@ _BUILDERS: dict[str, Callable[[Stack, Matched], None]] = {
     "dense": _dense,
     "dense_without_bias": _dense,
     "gemm": _dense,
+    "integers": _integers,
+    "integers_float_bias": _integers,
+    "integers_without_bias": _integers,
     "dropout": _dropout,
     "layer_norm": _layer_norm,
     "batch_norm": _batch_norm,
@@ -242,7 +275,7 @@ def _checked(name: str, proto: Any) -> Any:
         raise FileFormatError(f"{name}: expected a valid ONNX model, got {text}") from error
 
 
-def from_onnx(model: Any) -> Sequential:
+def from_onnx(model: Any) -> Sequential | QuantizedSequential:
     """See `ranvier.interchange.from_onnx`."""
     if not isinstance(model, onnx.ModelProto | str | PathLike):
         raise DTypeError(
@@ -258,4 +291,4 @@ def from_onnx(model: Any) -> Sequential:
         for place, kind, values in reversed(list(_chain(graph))):
             with at(place):
                 _build(kind)(stack, values)
-    return stack.model(name)
+    return stack.quantized(name) if stack.integer_layers else stack.model(name)

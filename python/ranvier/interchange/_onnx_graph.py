@@ -18,6 +18,8 @@ _EXPECTED = {
     "BatchNormalization": "statistics, scale and bias that are constants, and no training mode",
     "Cast": "the type of the input to be kept",
     "Celu": "alpha=1, with which CELU is ELU",
+    "DequantizeLinear": "it around a product, between uint8 inputs with one scale and int8 weights "
+    "(in, out) with one for each output, as rv.export.onnx writes them",
     "Dropout": "a ratio that is a constant, and no training mode",
     "Flatten": "rows that are kept: axis=1, at the input or on rows that are flat",
     "Gemm": "a weight and a bias that are constants",
@@ -147,6 +149,9 @@ class Graph:
     def why(self, node: Any, known: set[str]) -> str:
         """Why a node is refused that is no part of any form."""
         kind = self.kind(node)
+        before = [self.producer(name) for name in node.input]
+        if any(each is not None and each.op_type == "DequantizeLinear" for each in before):
+            kind = "DequantizeLinear"
         if kind in _EXPECTED:
             return f"expected {_EXPECTED[kind]}"
         if kind not in known:

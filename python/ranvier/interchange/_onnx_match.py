@@ -62,7 +62,9 @@ def _part(graph: Graph, part: Any, tensor: str, found: Matched) -> Matched | Non
     floats = constant.dtype in FLOATS.values()
     match part:
         case Tensor(role):
-            return found | {role: constant} if floats else None
+            # One tensor in two places is the same, of integers too.
+            same = role not in found or np.array_equal(found[role], constant)
+            return found | {role: constant} if same else None
         case Number(name) if constant.size == 1 and floats:
             return _bound(found, name, graph.number(constant.reshape(-1)[0]))
         case float() if constant.size == 1 and _close(graph, constant.reshape(-1)[0], part):

@@ -13,6 +13,7 @@ from ..activations import ActivationLike
 from ..errors import ArgumentError, RanvierError
 from ..layers import Activation, Dense, Layer
 from ..model import Sequential
+from ..quantization import QuantizedSequential, built
 
 Losses = list[tuple[str, str]]
 Values = Mapping[str, Array]
@@ -41,6 +42,9 @@ class Stack:
     def __init__(self, input_size: int | None = None) -> None:
         self.layers: list[Layer] = []
         self.losses: Losses = []
+        # Of layers that multiply 8-bit integers: their numbers, and their parameters but the bias.
+        self.integer_layers: list[int] = []
+        self._integers: dict[str, Array] = {}
         # Of parameters and of what the layers compute.
         self.dtypes: set[str] = set()
         # What the last layer gives; None until a layer says what it takes.
@@ -64,6 +68,13 @@ class Stack:
         for role, value in values.items():
             self._values[f"{len(self.layers)}.{role}"] = value
         self.layers.append(layer)
+
+    def add_integers(self, layer: Dense, features: int, values: Values, integers: Values) -> None:
+        """A layer that multiplies integers, which are given as floats."""
+        self.add(layer, features, values)
+        number = len(self.layers) - 1
+        self.integer_layers.append(number)
+        self._integers |= {f"{number}.{role}": value for role, value in integers.items()}
 
     def extend(self, model: Sequential) -> None:
         """The layers of a model of ours."""
@@ -116,6 +127,12 @@ class Stack:
         model = Sequential(self.layers, input_size=self._input_size, dtype=dtypes[0])
         model.set_parameters(self._values)
         return model
+
+    def quantized(self, argument: str) -> QuantizedSequential:
+        """The network, of which layers multiply integers."""
+        model = self.model(argument)
+        values = model.parameters() | self._integers
+        return built(model.layers, self.integer_layers, model.input_size or 0, values)
 
 
 def left_out(layer: Dense, place: str) -> Losses:
