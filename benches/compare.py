@@ -24,6 +24,7 @@ from typing import Any
 import machine
 from contestants import NAMES, PREDICTORS, TRAINEES, usual
 from results import (
+    PREDICTION_TOLERANCE,
     Comparison,
     Result,
     bar_line,
@@ -83,7 +84,10 @@ def compare(kind: str, workload: Workload, settings: Settings) -> Comparison:
                 peak.measure()
         peak.measure()
     comparison.peak = peak.best
-    (judge_losses if kind == "train" else judge_predictions)(results)
+    if kind == "train":
+        judge_losses(results)
+    else:
+        judge_predictions(results, PREDICTION_TOLERANCE[workload.precision])
     return comparison
 
 
@@ -179,7 +183,12 @@ def provenance(comparisons: Sequence[Comparison], settings: Settings) -> dict[st
 
 
 # The package that a contestant's version is of.
-_PACKAGE = {"torch-compile": "torch", "torch-bf16": "torch", "sklearn": "scikit-learn"}
+_PACKAGE = {
+    "ranvier-float32": "ranvier",
+    "torch-compile": "torch",
+    "torch-bf16": "torch",
+    "sklearn": "scikit-learn",
+}
 
 
 def provenance_line(origin: dict[str, Any]) -> str:

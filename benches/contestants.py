@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from workloads import LEARNING_RATE, Layers, Workload, activate, forward
+from workloads import LEARNING_RATE, Layers, Workload, activate, features, forward
 
+# Rows that show how far the inputs of quantised layers reach.
+_CALIBRATION_ROWS = 256
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
 
@@ -91,6 +95,11 @@ def ranvier_model(workload: Workload, layers: Layers) -> Any:
     for number, (weight, bias) in enumerate(layers):
         model.set_parameters({f"{number}.weight": weight, f"{number}.bias": bias})
     return model
+
+
+def quantized_model(workload: Workload, layers: Layers) -> Any:
+    """The network in Ranvier's integers."""
+    return ranvier_model(workload, layers).quantize(features(workload, _CALIBRATION_ROWS))
 
 
 class RanvierTrainee(Trainee):
@@ -424,9 +433,13 @@ class Predictor(ABC):
         predict: raw outputs of rows; a method, or what `build` finds in the library.
     """
 
+    precisions: ClassVar[tuple[str | None, ...]] = (None,)
     predict: Callable[[np.ndarray], np.ndarray]
 
     def __init__(self, workload: Workload, layers: Layers, threads: int) -> None:
+        if workload.precision not in self.precisions:
+            words = " or ".join(precision or "the network's dtype" for precision in self.precisions)
+            raise UnavailableError(f"predicts in {words} only")
         self.workload = workload
         self.threads = threads
         self.version = self.build(layers)
@@ -437,7 +450,22 @@ class Predictor(ABC):
 
 
 class RanvierPredictor(Predictor):
-    """`model.predict`."""
+    """`model.predict`, of the quantised model for int8."""
+
+    precisions = (None, "int8")
+
+    def build(self, layers: Layers) -> str:
+        import ranvier as rv
+
+        make = quantized_model if self.workload.precision else ranvier_model
+        self.predict = make(self.workload, layers).predict
+        return rv.__version__
+
+
+class RanvierFloatPredictor(Predictor):
+    """`model.predict` beside that of the quantised model."""
+
+    precisions = ("int8",)
 
     def build(self, layers: Layers) -> str:
         import ranvier as rv
@@ -491,8 +519,12 @@ class TorchPredictor(Predictor):
 
 
 class OnnxruntimePredictor(Predictor):
-    """A chain of Gemm and activation nodes in an inference session."""
+    """A chain of Gemm and activation nodes in an inference session.
 
+    For int8 it is what `ranvier.export.onnx` writes of the quantised model (QDQ).
+    """
+
+    precisions = (None, "int8")
     _ACTIVATION: ClassVar[dict[str, str]] = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
 
     def build(self, layers: Layers) -> str:
@@ -500,8 +532,9 @@ class OnnxruntimePredictor(Predictor):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
+        model = self._quantized(layers) if self.workload.precision else self._model(layers)
         self.session = onnxruntime.InferenceSession(
-            self._model(layers), options, providers=["CPUExecutionProvider"]
+            model, options, providers=["CPUExecutionProvider"]
         )
         return str(onnxruntime.__version__)
 
@@ -533,6 +566,14 @@ class OnnxruntimePredictor(Predictor):
         model = helper.make_model(graph, opset_imports=opset, ir_version=8)
         return model.SerializeToString()
 
+    def _quantized(self, layers: Layers) -> bytes:
+        import ranvier as rv
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            rv.export.onnx(quantized_model(self.workload, layers), path, check=False)
+            return path.read_bytes()
+
     def predict(self, X: np.ndarray) -> np.ndarray:
         return self.session.run(None, {"X": X})[0]
 
@@ -549,6 +590,7 @@ TRAINEES: dict[str, type[Trainee]] = {
 
 PREDICTORS: dict[str, type[Predictor]] = {
     "ranvier": RanvierPredictor,
+    "ranvier-float32": RanvierFloatPredictor,
     "onnxruntime": OnnxruntimePredictor,
     "torch": TorchPredictor,
     "sklearn": SklearnPredictor,
@@ -561,7 +603,7 @@ NAMES = (*TRAINEES, *(name for name in PREDICTORS if name not in TRAINEES))
 def usual(workload: Workload, kind: str) -> list[str]:
     """The contestants of a workload, where nobody asks for particular ones."""
     if kind == "predict":
-        return list(PREDICTORS)
+        return [name for name, p in PREDICTORS.items() if workload.precision in p.precisions]
     if workload.precision is None:
         return [name for name, trainee in TRAINEES.items() if trainee.precision is None]
     fitting = [name for name, t in TRAINEES.items() if t.precision == workload.precision]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _COLORS = {
     "ranvier": "#d62728",
+    "ranvier-float32": "#ff9896",
     "jax": "#1f77b4",
     "torch": "#ff7f0e",
     "torch-compile": "#8c564b",

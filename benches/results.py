@@ -12,8 +12,8 @@ from workloads import Workload
 # Losses after the same epochs with other shuffles: of the median, or of the loss at the start.
 LOSS_TOLERANCE = 0.10
 LOSS_FLOOR = 0.02
-# Predictions in float32 against float64, over the largest output.
-PREDICTION_TOLERANCE = 1e-4
+# Predictions against those of the floats in float64, over the largest output, by precision.
+PREDICTION_TOLERANCE = {None: 1e-4, "int8": 0.03}
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Comparison:
     @property
     def best_peer(self) -> Result | None:
         """The fastest of the others that is believed."""
-        peers = [r for r in self.results if r.name != "ranvier" and r.believed]
+        peers = [r for r in self.results if not r.name.startswith("ranvier") and r.believed]
         return min(peers, key=lambda r: r.median, default=None)
 
     @property
@@ -99,15 +99,43 @@ class Comparison:
         return None if own is None or peer is None else peer.median / own.median
 
     @property
-    def meets_bar(self) -> bool | None:
-        """Whether one of the bar's figures is reached; None where that cannot be told."""
+    def own_ratio(self) -> float | None:
+        """Time of Ranvier's float32 over that of its integers."""
+        own = self.ranvier
+        floats = (r for r in self.results if r.name == "ranvier-float32" and r.believed)
+        other = next(floats, None)
+        return None if own is None or other is None else other.median / own.median
+
+    @property
+    def figures(self) -> list[tuple[float | None, float, str]]:
+        """What is reached and what the bar is, and of what, for each figure that the bar has."""
         bar, own = self.workload.bar, self.ranvier
         if bar is None:
-            return None
+            return []
         share = None if own is None else self.share(own)
-        if bar.share is not None and share is not None and share >= bar.share:
-            return True
-        return None if self.ratio is None else self.ratio >= bar.ratio
+        all_of_them = [
+            (self.ratio, bar.ratio, "the best peer"),
+            (self.own_ratio, bar.own, "float32"),
+            (share, bar.share, "the peak"),
+        ]
+        return [(reached, wanted, of) for reached, wanted, of in all_of_them if wanted is not None]
+
+    @property
+    def meets_bar(self) -> bool | None:
+        """Whether one of the bar's figures is reached, or all of integers'.
+
+        None where that cannot be told.
+        """
+        bar = self.workload.bar
+        if bar is None:
+            return None
+        met = [
+            None if reached is None else reached >= wanted for reached, wanted, _ in self.figures
+        ]
+        decisive = bar.own is None
+        if decisive in met:
+            return decisive
+        return None if None in met else not decisive
 
     def as_json(self) -> dict[str, Any]:
         """Everything, derived figures included."""
@@ -122,6 +150,7 @@ class Comparison:
             "floor": self.floor,
             "best_peer": None if peer is None else peer.name,
             "ratio": self.ratio,
+            "own_ratio": self.own_ratio,
             "meets_bar": self.meets_bar,
         }
 
@@ -144,11 +173,11 @@ def judge_losses(results: Sequence[Result]) -> None:
             result.doubt = f"loss did not fall: {result.loss:.4g} from {result.start_loss:.4g}"
 
 
-def judge_predictions(results: Sequence[Result]) -> None:
+def judge_predictions(results: Sequence[Result], tolerance: float) -> None:
     """Sets the doubt of contestants whose outputs are not the network's."""
     for result in results:
         deviation = result.deviation
-        if deviation is not None and not deviation <= PREDICTION_TOLERANCE:
+        if deviation is not None and not deviation <= tolerance:
             result.doubt = f"outputs differ by {deviation:.1e}"
 
 
@@ -168,9 +197,10 @@ def percent(share: float | None) -> str:
     return f"{share * 100:.{0 if share >= 0.095 else 1}f} %"
 
 
-def gigaflops(peak: float | None) -> str:
-    """A rate."""
-    return "n/a" if peak is None else f"{peak / 1e9:,.0f} GFLOP/s"
+def gigaflops(peak: float | None, precision: str | None = None) -> str:
+    """A rate; what is done to integers is not called FLOP."""
+    unit = "GOP/s" if precision == "int8" else "GFLOP/s"
+    return "n/a" if peak is None else f"{peak / 1e9:,.0f} {unit}"
 
 
 def bar_line(comparison: Comparison) -> str:
@@ -179,13 +209,15 @@ def bar_line(comparison: Comparison) -> str:
     if bar is None:
         return "no bar"
     verdict = {True: "PASS", False: "MISS", None: "?"}[comparison.meets_bar]
-    ratio = "n/a" if comparison.ratio is None else f"{comparison.ratio:.2f}×"
-    line = f"{verdict}  {ratio} the best peer (bar {bar.ratio:g}×)"
-    if bar.share is None:
-        return line
-    own = comparison.ranvier
-    share = None if own is None else comparison.share(own)
-    return f"{line}, {percent(share)} of the peak (bar {percent(bar.share)}); either is enough"
+    parts = []
+    for reached, wanted, of in comparison.figures:
+        if of == "the peak":
+            parts.append(f"{percent(reached)} of {of} (bar {percent(wanted)})")
+        else:
+            ratio = "n/a" if reached is None else f"{reached:.2f}×"
+            parts.append(f"{ratio} {of} (bar {wanted:g}×)")
+    either = "; either is enough" if bar.own is None and len(parts) > 1 else ""
+    return f"{verdict}  {', '.join(parts)}{either}"
 
 
 def table(comparison: Comparison) -> str:
@@ -230,10 +262,12 @@ def heading(comparison: Comparison) -> str:
     if comparison.kind == "train":
         what = f"train {workload.name}: {workload.describe()}"
     else:
-        what = f"predict {workload.name}: {workload}, {workload.activation}, {workload.dtype}"
+        precision = workload.precision or workload.dtype
+        what = f"predict {workload.name}: {workload}, {workload.activation}, {precision}"
     if comparison.floor is None:
-        return f"{what}; FMA peak n/a"
-    return f"{what}; floor {number(comparison.floor)} µs at {gigaflops(comparison.peak)}"
+        return f"{what}; peak n/a"
+    peak = gigaflops(comparison.peak, workload.precision)
+    return f"{what}; floor {number(comparison.floor)} µs at {peak}"
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -248,7 +282,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 def _markdown_table(comparisons: Sequence[Comparison]) -> str:
     names = list(dict.fromkeys(r.name for c in comparisons for r in c.results))
-    header = ["workload", "network", *names, "best peer / ranvier", "of the FMA peak"]
+    header = ["workload", "network", *names, "best peer / ranvier", "of the peak"]
     rows = [header, ["---", "---", *["--:"] * (len(header) - 2)]]
     for comparison in comparisons:
         by_name = {result.name: result for result in comparison.results}

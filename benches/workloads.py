@@ -27,15 +27,17 @@ _CHECK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Bar:
-    """What Ranvier is to reach: either figure is enough.
+    """What Ranvier is to reach.
 
     Args:
         ratio: time of the best peer over Ranvier's.
-        share: of the FMA peak, for the whole step.
+        share: of the peak, for the whole step or call; in floats this or the ratio is enough.
+        own: time of Ranvier's float32 over that of its integers, which are to reach all figures.
     """
 
-    ratio: float
+    ratio: float | None
     share: float | None = None
+    own: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ PREDICTION = (
     Workload("mnist@64", _MNIST, 64, bar=Bar(1.0)),
     Workload("mnist@4096", _MNIST, 4096, bar=Bar(1.0)),
     Workload("wide@4096", _WIDE, 4096, bar=Bar(1.0)),
+    Workload("mnist-int8@1", _MNIST, 1, precision="int8", bar=Bar(None, own=1.0)),
+    Workload("mnist-int8@4096", _MNIST, 4096, precision="int8", bar=Bar(1.2, own=2.0)),
+    Workload("wide-int8@1", _WIDE, 1, precision="int8", bar=Bar(None, own=1.0)),
+    Workload("wide-int8@4096", _WIDE, 4096, precision="int8", bar=Bar(1.2, 0.60, own=2.0)),
 )
 
 

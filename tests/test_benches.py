@@ -124,6 +124,68 @@ def test_a_contestant_that_fails_is_reported(benches):
         worker.ask(60.0, kind="train", workload=as_request(TRAINING[0]), seconds=0.01)
 
 
+def test_predictions_in_integers_are_compared_with_those_in_floats(tmp_path):
+    out = tmp_path / "out.json"
+    done = run(
+        *("compare.py", "predict", "--workload", "mnist-int8@1", "--seconds", 0.01, "--repeats", 1),
+        *("--bars", "--json", out),
+    )
+    assert done.returncode == 0, done.stderr
+    (comparison,) = json.loads(out.read_text())["comparisons"]
+    results = {result["name"]: result for result in comparison["results"]}
+    assert list(results) == ["ranvier", "ranvier-float32", "onnxruntime"]
+    assert not any(result["problem"] or result["doubt"] for result in results.values())
+    # The two that multiply integers are the same network, and not that of the floats.
+    integers, floats, other = (result["deviation"] for result in results.values())
+    assert floats < 1e-5 < integers == pytest.approx(other, rel=0.2)
+    medians = {name: result["median"] for name, result in results.items()}
+    assert comparison["own_ratio"] == medians["ranvier-float32"] / medians["ranvier"]
+    assert comparison["best_peer"] == "onnxruntime"
+    assert "int8; floor" in done.stdout
+    assert "× float32 (bar 1×)" in done.stdout
+
+
+def test_a_bar_of_floats_is_reached_by_one_figure_and_one_of_integers_by_all(benches):
+    from results import Comparison, Result, bar_line
+    from workloads import Bar, Workload
+
+    def verdict(bar, floats=6.0, peer=3.0, peak=0.5):
+        workload = Workload("", (1, 1), 1, bar=bar, precision=bar.own and "int8")
+        times = {"ranvier": 2.0, "ranvier-float32": floats, "onnxruntime": peer}
+        results = [Result(name, microseconds=[time]) for name, time in times.items() if time]
+        # Of two operations, in microseconds.
+        comparison = Comparison("predict", workload, results, peak and 1e6 / peak)
+        return comparison.meets_bar, bar_line(comparison)
+
+    assert verdict(Bar(1.5, 0.9)) == (
+        True,
+        "PASS  1.50× the best peer (bar 1.5×), 50 % of the peak (bar 90 %); either is enough",
+    )
+    assert verdict(Bar(1.6, 0.5))[0]
+    assert verdict(Bar(1.6, 0.6))[0] is False
+    assert verdict(Bar(1.6, 0.6), peak=None)[0] is None
+    assert verdict(Bar(1.5, 0.5, own=3.0)) == (
+        True,
+        "PASS  1.50× the best peer (bar 1.5×), 3.00× float32 (bar 3×), 50 % of the peak (bar 50 %)",
+    )
+    for bar in (Bar(1.6, 0.5, own=3.0), Bar(1.5, 0.6, own=3.0), Bar(1.5, 0.5, own=3.1)):
+        assert verdict(bar)[0] is False
+    assert verdict(Bar(1.5, 0.5, own=3.0), floats=None)[0] is None
+    assert verdict(Bar(1.6, 0.5, own=3.0), floats=None)[0] is False
+    # Ranvier's own floats are no peer.
+    assert "1.50× the best peer" in verdict(Bar(1.5, own=1.0), floats=2.5)[1]
+    assert verdict(Bar(None, own=3.0)) == (True, "PASS  3.00× float32 (bar 3×)")
+
+
+def test_a_contestant_that_does_not_know_a_precision_says_so():
+    done = run(
+        *("compare.py", "predict", "--workload", "mnist-int8@1", "--contestants", "numpy"),
+        *("--seconds", 0.01, "--repeats", 1),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "predicts in the network's dtype only" in done.stdout
+
+
 def test_growth_splits_steps(tmp_path):
     out = tmp_path / "out.json"
     done = run("growth.py", "--quick", "--axis", "depth", "--json", out)
