@@ -1,5 +1,7 @@
 """Random networks over every layer and activation, for the tests of what models are exported to."""
 
+from itertools import count
+
 import numpy as np
 
 import ranvier as rv
@@ -58,6 +60,22 @@ def random_network(seed):
     dtype = "float32" if rng.random() < 0.5 else "float64"
     model = rv.Sequential(layers, input_size=width(), dtype=dtype, seed=seed)
     return moved(model, rng)
+
+
+def quantized_network(seed):
+    """Such a network, quantised, with some of its dense layers kept in float."""
+    rng = np.random.default_rng(seed)
+    model, dense = next(
+        (model, numbers)
+        for model in map(random_network, count(seed, 10_000))
+        if (numbers := [i for i, layer in enumerate(model.layers) if isinstance(layer, rv.Dense)])
+    )
+    # Also inputs of one sign, whose zero is the first or the last integer.
+    x = rng.normal(size=(40, model.input_size))
+    x = [x, abs(x), -abs(x)][rng.integers(3)]
+    kept = [int(number) for number in rng.permutation(dense)[1:] if rng.random() < 0.3]
+    how = ["min_max", "percentile", "mse"][rng.integers(3)]
+    return model.quantize(x, calibration=how, keep_float=kept)
 
 
 def rows(model, rng, count=12, overflow=True):

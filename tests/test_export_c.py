@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ranvier as rv
-from networks import ACTIVATIONS, alike, moved, random_network, rows
+from networks import ACTIVATIONS, alike, moved, quantized_network, random_network, rows
 from ranvier.export._agreement import compared
 from ranvier.export._c_text import Text
 from ranvier.export._coefficients import coefficients
@@ -61,6 +61,14 @@ def compiled(compiler, options, folder, *files, output="run"):
     return folder / output
 
 
+def skip_without(compiler, options, folder):
+    """Skips a test where a compiler has not all of the options."""
+    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
+    command = [compiler, *shlex.split(options), "empty.c", "-o", "empty"]
+    if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
+        pytest.skip(f"{compiler} has not all of {options}")
+
+
 def program(models, inputs, folder):
     """Writes one source that has all the networks in it and runs their rows, a file to a file."""
     lines = ["#include <stdio.h>", "#include <stdlib.h>"]
@@ -98,9 +106,13 @@ def outputs(run, models, inputs, environment=None):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    """A program of random networks. RANVIER_NETWORKS=200 (`make c`) for the whole of it."""
+    """A program of random networks, half as many of them quantised.
+
+    RANVIER_NETWORKS=200 (`make c`) for the whole of it.
+    """
     folder = tmp_path_factory.mktemp("networks")
     models = [random_network(seed) for seed in range(NETWORKS)]
+    models += [quantized_network(seed) for seed in range(NETWORKS // 2)]
     inputs = [rows(model, np.random.default_rng(seed)) for seed, model in enumerate(models)]
     program(models, inputs, folder)
     return folder, models, inputs
@@ -116,10 +128,7 @@ def assert_same_bits(run, models, inputs, environment=None):
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_random_networks_give_the_bits_of_predict(compiler, options, networks):
     folder, models, inputs = networks
-    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
-    command = [compiler, *shlex.split(OPTIONS[options]), "empty.c", "-o", "empty"]
-    if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode:
-        pytest.skip(f"{compiler} has not all of {OPTIONS[options]}")
+    skip_without(compiler, OPTIONS[options], folder)
     run = compiled(compiler, OPTIONS[options], folder, "all.c")
     assert_same_bits(run, models, inputs)
     if options == "strict" and sys.platform == "linux":
@@ -159,15 +168,75 @@ def test_zeros_keep_their_signs(tiny, tmp_path):
     assert_same_bits(run, [model], [x])
 
 
+def quantized(*layers, input_size=3, sign=0):
+    """A quantised network with moved parameters; rows of one sign for the ends of its integers."""
+    rng = np.random.default_rng(0)
+    model = moved(rv.Sequential(layers, input_size=input_size), rng)
+    x = rng.normal(size=(50, input_size))
+    return model.quantize(sign * abs(x) if sign else x)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sign", [0, 1, -1])
+def test_quantized_activations_give_the_bits_of_predict(sign, tmp_path, rng):
+    models = [quantized(rv.Dense(18, a), rv.Dense(2, a), sign=sign) for a in ACTIVATIONS]
+    q = models[0].parameters()
+    scale, zero = q["0.input_scale"], q["0.input_zero_point"]
+    assert zero == {0: 128, 1: 0, -1: 255}[sign]
+    x = [rows(model, rng, 200) for model in models]
+    for each in x:
+        # Halfway between two integers.
+        each[:100] = np.arange(-300, 300).reshape(200, 3)[50:150] * scale / 2
+    program(models, x, tmp_path)
+    run = compiled(COMPILERS[0], f"{STRICT} {NATIVE}", tmp_path, "all.c")
+    assert_same_bits(run, models, x)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_the_most_integers_that_are_allowed_are_exact(sign, tmp_path):
+    size = 66_311
+    model = rv.Sequential([rv.Dense(2, use_bias=False)], input_size=size)
+    weights = np.ones((size, 2))
+    weights[1::2, 1] = -1
+    model.set_parameters({"0.weight": weights})
+    x = np.full((3, size), sign, np.float32)
+    x[1, :3] = 0
+    x[2, 7] = np.nan
+    model = model.quantize(x[:1])
+    assert model.predict(x)[0, 0] == sign * np.float32(size)
+    program([model], [x], tmp_path)
+    skip_without(COMPILERS[0], OPTIONS["sanitized"], tmp_path)
+    run = compiled(COMPILERS[0], OPTIONS["sanitized"], tmp_path, "all.c")
+    assert_same_bits(run, [model], [x])
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("size"), reason="no size")
+def test_quantized_constants_take_a_quarter(tmp_path):
+    layers = [rv.Dense(300, "relu"), rv.Dense(200, "relu")]
+    floats = moved(rv.Sequential(layers, input_size=400), np.random.default_rng(0))
+    sizes = []
+    for model in (floats, quantized(*layers, input_size=400)):
+        rv.export.c(model, tmp_path / "net.c", check=False)
+        compiled(COMPILERS[0], f"{STRICT} -c", tmp_path, "net.c", output="net.o")
+        said = subprocess.run(["size", tmp_path / "net.o"], capture_output=True, check=True).stdout
+        sizes.append(int(said.split()[6]))
+    assert sizes[1] < 0.27 * sizes[0]
+
+
 def exported(folder, *layers, file="net.c", input_size=3, dtype="float32", **options):
-    """A model with moved parameters, and what exporting it says."""
-    model = rv.Sequential(layers, input_size=input_size, dtype=dtype)
-    moved(model, np.random.default_rng(0))
+    """A model with moved parameters, and what exporting it says; "int8" is a quantised one."""
+    if dtype == "int8":
+        model = quantized(*layers, input_size=input_size)
+    else:
+        model = rv.Sequential(layers, input_size=input_size, dtype=dtype)
+        moved(model, np.random.default_rng(0))
     return model, rv.export.c(model, folder / file, **options)
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
 def test_the_report_comes_from_the_compiled_files(dtype, tmp_path):
     layers = [rv.Standardize(), rv.Dense(8, activation="gelu"), rv.Dense(2, activation="softmax")]
     _, agreement = exported(tmp_path, *layers, dtype=dtype)
@@ -231,16 +300,17 @@ def test_the_variable_cc_chooses_the_compiler(tmp_path, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8"])
 def test_the_self_test_finds_out_about_a_wrong_bit(dtype, tmp_path):
     layers = [rv.Dense(4, activation="tanh"), rv.Dense(2)]
     X = [[1, 2, 3], [np.nan, 1, 2], [0, 0, 0], [np.inf, 0, -np.inf], [5, 5, 5]]
     _, agreement = exported(tmp_path, *layers, X=X, self_test=True, dtype=dtype, check=False)
     assert agreement.paths[2:] == (str(tmp_path / "net_test.c"),)
+    changed = "net_1_factor[" if dtype == "int8" else "net_1_weight["
     for wrong in (False, True):
         if wrong:
             source = (tmp_path / "net.c").read_text()
-            first = source.index("0x", source.index("net_1_weight["))
+            first = source.index("0x", source.index(changed))
             end = source.index("p", first)
             last = "2" if source[end - 1] != "2" else "4"
             (tmp_path / "net.c").write_text(source[: end - 1] + last + source[end:])
@@ -256,49 +326,54 @@ def test_the_self_test_finds_out_about_a_wrong_bit(dtype, tmp_path):
 BOTH = """\
 #include "one.h"
 #include "two.h"
+#include "three.h"
 #include <stdio.h>
 int main()
 {
     float x[ONE_INPUTS] = {0}, y[ONE_OUTPUTS], a[ONE_SCRATCH];
     double u[TWO_INPUTS] = {0}, v[TWO_OUTPUTS], b[TWO_SCRATCH];
+    float p[THREE_INPUTS] = {0}, q[THREE_OUTPUTS], c[THREE_SCRATCH];
     one_predict(x, y, a);
     two_predict(u, v, b);
+    three_predict(p, q, c);
     one_predict_batch(0, 0, 0, 0);
-    printf("%a %a", (double)y[0], v[0]);
+    printf("%a %a %a", (double)y[0], v[0], (double)q[0]);
     return 0;
 }
 """
 
 
 @needs_compiler
-def test_two_models_link_into_one_program_of_c_or_c_plus_plus(tmp_path):
+def test_models_link_into_one_program_of_c_or_c_plus_plus(tmp_path):
     layers = [rv.LayerNorm(), rv.Dense(40, activation="gelu"), rv.Dense(1, activation="elu")]
     one, _ = exported(tmp_path, *layers, file="one.c", check=False)
     two, _ = exported(tmp_path, *layers, file="two.c", dtype="float64", check=False)
-    expected = [float(model.predict(np.zeros((1, 3)))[0, 0]) for model in (one, two)]
+    three, _ = exported(tmp_path, *layers, file="three.c", dtype="int8", check=False)
+    expected = [float(model.predict(np.zeros((1, 3)))[0, 0]) for model in (one, two, three)]
     builds = [(COMPILERS[0], STRICT, "main.c")]
     if shutil.which("g++"):
         builds += [("g++", "-std=c++17 -O2 -Wall -Wextra -Werror -pedantic", "main.cc")]
         builds += [("g++", "-O2 -Wall -Wextra -Werror", "main.cc")]
     for compiler, options, main in builds:
         (tmp_path / main).write_text(BOTH)
-        run = compiled(compiler, options, tmp_path, main, "one.c", "two.c")
+        run = compiled(compiler, options, tmp_path, main, "one.c", "two.c", "three.c")
         printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
         assert [float.fromhex(number) for number in printed.split()] == expected
     if shutil.which("g++"):
         # Compiled as C, called from C++.
-        for name in ("one", "two"):
+        for name in ("one", "two", "three"):
             compiled(COMPILERS[0], f"{STRICT} -c", tmp_path, f"{name}.c", output=f"{name}.o")
-        run = compiled("g++", "-O2", tmp_path, "main.cc", "one.o", "two.o")
+        run = compiled("g++", "-O2", tmp_path, "main.cc", "one.o", "two.o", "three.o")
         printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
         assert [float.fromhex(number) for number in printed.split()] == expected
 
 
 @needs_compiler
 @pytest.mark.skipif(not shutil.which("nm"), reason="no nm")
-def test_nothing_is_kept_between_calls_and_all_names_have_the_prefix(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_nothing_is_kept_between_calls_and_all_names_have_the_prefix(dtype, tmp_path):
     layers = [layer for a in ACTIVATIONS for layer in (rv.Dense(5, activation=a), rv.LayerNorm())]
-    exported(tmp_path, *layers, rv.BatchNorm(), name="my_net", check=False)
+    exported(tmp_path, *layers, rv.BatchNorm(), name="my_net", dtype=dtype, check=False)
     for options in ("-O0", "-O2"):
         compiled(COMPILERS[0], f"-std=c99 {options} -c", tmp_path, "net.c", output="net.o")
         listed = subprocess.run(
@@ -316,9 +391,10 @@ def test_nothing_is_kept_between_calls_and_all_names_have_the_prefix(tmp_path):
 
 
 @needs_compiler
-def test_the_need_of_stack_does_not_grow_with_the_widths(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_need_of_stack_does_not_grow_with_the_widths(dtype, tmp_path):
     layers = [rv.Dense(3000, activation="mish"), rv.LayerNorm(), rv.Dense(2, activation="softmax")]
-    exported(tmp_path, *layers, check=False)
+    exported(tmp_path, *layers, dtype=dtype, check=False)
     options = "-Wframe-larger-than=1024 -Werror -c"
     compiled(COMPILERS[0], f"{STRICT} {options}", tmp_path, "net.c", output="net.o")
 
@@ -337,14 +413,18 @@ def test_options_that_change_bits_are_refused_by_the_source(option, dtype, tmp_p
 
 
 def test_values_between_the_layers_lie_in_two_parts_of_the_scratch(tmp_path):
-    def scratch(*layers):
-        exported(tmp_path, *layers, check=False, input_size=7)
+    def scratch(*layers, **options):
+        exported(tmp_path, *layers, check=False, input_size=7, **options)
         return int(re.search(r"NET_SCRATCH (\d+)", (tmp_path / "net.h").read_text())[1])
 
     assert scratch(rv.Dense(5, activation="relu")) == 1
     assert scratch(rv.Standardize(), rv.Dense(5), rv.LayerNorm()) == 7
     assert scratch(rv.Dense(10), rv.Dense(20), rv.Dense(30), rv.Dense(5)) == 30 + 20
     assert scratch(rv.Softmax(), rv.LayerNorm()) == 1
+    # Integers of a layer lie behind, as bytes; its outputs may take the place of its inputs.
+    assert scratch(rv.Dense(5, activation="relu"), dtype="int8") == 2
+    layers = [rv.Dense(10), rv.Dense(20), rv.Dense(30), rv.Dense(5)]
+    assert scratch(*layers, dtype="int8") == 30 + 8
 
 
 @pytest.mark.parametrize(

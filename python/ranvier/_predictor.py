@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import Array, destination, empty, features
-from .errors import InternalError, NotFittedError, ShapeError
+from .errors import DTypeError, InternalError, NotFittedError, ShapeError
 from .layers import Layer
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Predictor:
     def output_size(self) -> int:
         """Number of outputs."""
         return self._require().output_size
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable values."""
+        return self._require().count()
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter and running statistic, in the core's order."""
@@ -121,3 +126,13 @@ class Predictor:
         if network.predict(x, plain) is None:
             raise InternalError("a bug in ranvier: predict took its own arrays for others")
         return plain if out is None else out
+
+
+def checked_predictor(model: Any) -> Predictor:
+    """The network, if it is one."""
+    if not isinstance(model, Predictor):
+        raise DTypeError(
+            "model: expected a ranvier.Sequential or ranvier.QuantizedSequential, "
+            f"got {type(model).__name__}"
+        )
+    return model

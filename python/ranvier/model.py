@@ -109,11 +109,6 @@ class Sequential(Predictor):
         """Seed of the initial parameters."""
         return self._seed
 
-    @property
-    def n_parameters(self) -> int:
-        """Number of trainable values."""
-        return self._require().count()
-
     def __repr__(self) -> str:
         """The call that makes the model."""
         layers = ", ".join(map(repr, self._layers))

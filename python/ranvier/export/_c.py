@@ -16,8 +16,8 @@ import numpy as np
 from .._arrays import Array, boolean
 from .._files import Path as PathLike
 from .._files import path_of
+from .._predictor import Predictor, checked_predictor
 from ..errors import ArgumentError, DTypeError
-from ..model import Sequential, checked_model
 from ._agreement import Agreement, compared, not_run, rows_of
 from ._c_text import Text
 from ._writing import write_all
@@ -39,7 +39,7 @@ _HEADERS = re.compile(
 
 
 def c(
-    model: Sequential,
+    model: Predictor,
     path: PathLike,
     *,
     name: str | None = None,
@@ -61,9 +61,13 @@ def c(
     by the C library they are several times slower. `-ffast-math` is refused. Other NaN than the
     core's may come out.
 
+    A quantised network is called in the same way and has the same bits as its `predict`, too. Its
+    weights are constants of one byte; inputs of a layer become bytes in the scratch, and inner
+    loops are of integers alone.
+
     Args:
-        model: a model that knows its input_size. It is written as it predicts: Dropout and noise
-            are no part of it.
+        model: a model that knows its input_size, or a quantised one. It is written as it predicts:
+            Dropout and noise are no part of it.
         path: of the source, ending in ".c"; the header ends in ".h". Files there are replaced.
         name: what all names in the code begin with, a C identifier; None is the name of the file.
             Two networks in one program need names that differ in more than upper and lower case.
@@ -91,7 +95,7 @@ def c(
         >>> [line for line in path.with_suffix(".h").read_text().splitlines() if "#define" in line]
         ['#define NET_H', '#define NET_INPUTS 2', '#define NET_OUTPUTS 1', '#define NET_SCRATCH 8']
     """
-    checked_model(model)._require()
+    checked_predictor(model)._require()
     source = Path(path_of(path))
     if source.suffix != ".c":
         raise ArgumentError(f"path: expected a file whose name ends in .c, got {str(source)!r}")

@@ -8,9 +8,11 @@ from importlib.resources import files
 from string import Template
 from textwrap import wrap
 
+import numpy as np
+
 from .. import _core
 from .._arrays import Array
-from ..model import Sequential
+from .._predictor import Predictor
 from ._coefficients import coefficients
 from ._steps import Step, steps_of
 
@@ -34,9 +36,9 @@ $model
  *     $real x[${NAME}_INPUTS], out[${NAME}_OUTPUTS], scratch[${NAME}_SCRATCH];
  *     ${name}_predict(x, out, scratch);
  *
- * To compile it: C99 or C++17, nothing but the C library's math.h. Fused multiply-adds in hardware
- * make it several times faster; where the compiler does not assume them, ask for them (on x86-64
- * by -march=native or -mfma):
+ * To compile it: C99 or C++17, nothing but the C library's math.h. Vectors and fused multiply-adds
+ * in hardware make it many times faster; where the compiler does not assume them, ask for them (on
+ * x86-64 by -march=native or -march=x86-64-v3):
  *
  *     cc -std=c99 -O3 -march=native -c $file.c
  *
@@ -189,7 +191,7 @@ int main(int count, char **arguments)
 class Text:
     """What is written for one model: `name` begins all names, `file` is that of the source."""
 
-    def __init__(self, model: Sequential, name: str, file: str) -> None:
+    def __init__(self, model: Predictor, name: str, file: str) -> None:
         self._model = model
         self._steps = steps_of(model)
         self._wide = model.dtype.name == "float64"
@@ -223,7 +225,7 @@ class Text:
         weights = [
             self._array(f"{self._words['name']}_{step.layer}_{role}", array, step, role)
             for step in self._steps
-            for role, array in step.arrays.items()
+            for role, array in _arrays(step).items()
         ]
         # float may be computed as such, double in double.
         allowed = (0, 1) if self._wide else (0, 16)
@@ -257,20 +259,23 @@ class Text:
     def _numbers(self, array: Array) -> str:
         """Lines of numbers."""
         flat = array.ravel()
-        count = 4 if self._wide else 5
+        whole = array.dtype.kind == "i"
+        count = 19 if whole else 4 if self._wide else 5
         lines = []
         # Python's numbers take much more memory than the array: some thousand at a time.
         for start in range(0, array.size, 1000 * count):
-            literals = self._literals(flat[start : start + 1000 * count].tolist())
+            numbers = flat[start : start + 1000 * count].tolist()
+            literals = [*map(str, numbers)] if whole else self._literals(numbers)
             for i in range(0, len(literals), count):
                 lines.append(f"    {', '.join(literals[i : i + count])},")
         return "\n".join(lines)
 
     def _array(self, name: str, array: Array, step: Step, role: str) -> str:
         shape = " x ".join(map(str, array.shape))
+        kind = self._words["real"] if array.dtype.kind == "f" else f"{array.dtype.name}_t"
         return (
             f"/* {role} of layer {step.layer}, {shape}. */\n"
-            f"static const {self._words['real']} {name}[{array.size}] = {{\n"
+            f"static const {kind} {name}[{array.size}] = {{\n"
             f"{self._numbers(array)}\n}};"
         )
 
@@ -320,12 +325,17 @@ class Text:
         """The calls, one behind the other."""
         name, real = self._words["name"], self._words["real"]
         lines = []
-        first, second = self._places.sizes
+        first, second, third = self._places.sizes
         if first:
             lines.append(f"    {real} *const a = scratch;")
         if second:
             lines.append(f"    {real} *const b = scratch + {first};")
-        if not first:
+        if third:
+            # C lets bytes lie in an array of any type.
+            lines.append(
+                f"    unsigned char *const q = (unsigned char *)(scratch + {first + second});"
+            )
+        if not lines:
             lines.append("    (void)scratch;")
         places = iter(self._places.of_steps)
         layer = -1
@@ -338,6 +348,10 @@ class Text:
             if step.function == "dense":
                 pointers = f"{arrays['weight']}, {arrays.get('bias', '0')}"
                 call = f"{source}, {step.inputs}, {pointers}, {target}, {step.outputs}"
+            elif step.function == "integer_dense":
+                integers = f"{number[0]}, {step.zero}, {arrays['weight']}, {arrays['factor']}"
+                last = f"{arrays.get('bias', '0')}, q, {target}, {step.outputs}"
+                call = f"{source}, {step.inputs}, {integers}, {last}"
             elif step.function in _OF_ROWS:
                 call = ", ".join([source, target, str(step.inputs), *number, *arrays.values()])
             else:
@@ -356,15 +370,16 @@ class _Places:
     """Where the values between the steps lie: x, out, and two parts, a and b, of the scratch.
 
     A dense layer reads one place and writes another; every other step may write where it reads,
-    but not to x. From the last dense layer on values lie in out.
+    but not to x. So may a dense layer of integers, which first writes its inputs as bytes to a
+    third part, q. From the last dense layer on, of either kind, values lie in out.
 
     Attributes:
         of_steps: where each step reads and writes.
-        sizes: numbers in a and b.
+        sizes: numbers in a and b, and in q, where four bytes take the room of one.
     """
 
     def __init__(self, steps: list[Step]) -> None:
-        dense = [i for i, step in enumerate(steps) if step.function == "dense"]
+        dense = [i for i, step in enumerate(steps) if step.function.endswith("dense")]
         last = dense[-1] if dense else 0
         sizes = {"a": 0, "b": 0}
         self.of_steps: list[tuple[str, str]] = []
@@ -378,7 +393,16 @@ class _Places:
             if place in sizes:
                 sizes[place] = max(sizes[place], step.outputs)
             self.of_steps.append((source, place))
-        self.sizes = (sizes["a"], sizes["b"])
+        integers = [step.inputs for step in steps if step.function == "integer_dense"]
+        self.sizes = (sizes["a"], sizes["b"], (max(integers, default=0) + 3) // 4)
+
+
+def _arrays(step: Step) -> dict[str, Array]:
+    """The arrays of a step as they are in C: the integers of an output lie side by side."""
+    arrays = dict(step.arrays)
+    if step.function == "integer_dense":
+        arrays["weight"] = np.ascontiguousarray(arrays["weight"].T)
+    return arrays
 
 
 def _wrapped(first: str, literals: list[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import activations
 from .._arrays import Array
+from .._predictor import Predictor
 from ..layers import (
     Activation,
     BatchNorm,
@@ -19,7 +20,6 @@ from ..layers import (
     Softmax,
     Standardize,
 )
-from ..model import Sequential
 
 # Parameters of activations that are given by their names.
 _DEFAULTS = {
@@ -33,14 +33,17 @@ class Step:
     """One function of a row.
 
     Attributes:
-        function: "dense", "layer_norm", "batch_norm", "softmax", "standardize", "put_back" (targets
-            into their units) or the name of an elementwise activation. Dropout and noise are none.
+        function: "dense", "integer_dense", "layer_norm", "batch_norm", "softmax", "standardize",
+            "put_back" (targets into their units) or the name of an elementwise activation. Dropout
+            and noise are none.
         layer: number of the layer that it belongs to.
         inputs: how many values it takes.
         outputs: how many values it gives.
         arrays: what it reads, by name: parameters, and factors that are made of statistics as the
             core makes them, to the bit.
-        number: slope, alpha or eps, rounded to the model's dtype.
+        number: slope, alpha or eps, or what quantised inputs are multiplied by, rounded to the
+            model's dtype.
+        zero: the integer that stands for a quantised input of 0.
     """
 
     function: str
@@ -49,12 +52,13 @@ class Step:
     outputs: int
     arrays: dict[str, Array]
     number: float | None = None
+    zero: int | None = None
 
 
 _Part = tuple[str, dict[str, Array], float | None]
 
 
-def steps_of(model: Sequential) -> list[Step]:
+def steps_of(model: Predictor) -> list[Step]:
     """The steps, in order."""
     values: list[dict[str, Array]] = [{} for _ in model.layers]
     for name, value in model.parameters().items():
@@ -65,9 +69,11 @@ def steps_of(model: Sequential) -> list[Step]:
     of = model.dtype.type
     for count, (layer, own) in enumerate(zip(model.layers, values, strict=True)):
         for function, arrays, number in _parts(layer, own, of):
-            outputs = arrays["weight"].shape[1] if function == "dense" else width
+            dense = function in ("dense", "integer_dense")
+            outputs = arrays["weight"].shape[1] if dense else width
             rounded = None if number is None else float(of(number))
-            steps.append(Step(function, count, width, outputs, arrays, rounded))
+            zero = int(own["input_zero_point"]) if function == "integer_dense" else None
+            steps.append(Step(function, count, width, outputs, arrays, rounded, zero))
             width = outputs
     return steps
 
@@ -75,7 +81,10 @@ def steps_of(model: Sequential) -> list[Step]:
 def _parts(layer: Layer, own: dict[str, Array], of: Any) -> Iterator[_Part]:
     """Function, arrays and number of what a layer does."""
     affine: dict[str, Array] = {role: own[role] for role in ("weight", "bias") if role in own}
-    if isinstance(layer, Dense):
+    if "weight_scale" in own:
+        factor = own["input_scale"] * own["weight_scale"]
+        yield "integer_dense", {"factor": factor, **affine}, of(1) / own["input_scale"]
+    elif isinstance(layer, Dense):
         yield "dense", affine, None
     if isinstance(layer, Dense | Activation):
         name, number = activations.spec(layer.activation)

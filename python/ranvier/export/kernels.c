@@ -370,3 +370,70 @@ static void dense(const real *x, size_t inputs, const real *weight, const real *
             out[first + j] = bias ? sums[j] + bias[first + j] : sums[j];
     }
 }
+
+/* The integers q that stand for x: nearest to x inverse, ties to even, plus zero, from 0 to 255.
+ * Whether there is a NaN among x, which no integer stands for. */
+static int quantize(const real *x, size_t count, real inverse, int zero, unsigned char *q)
+{
+    const real least = (real)-zero;
+    const real most = (real)(255 - zero);
+    int nan = 0;
+    for (size_t i = 0; i < count; i++) {
+        const real multiple = x[i] * inverse;
+        const real above = multiple > least ? multiple : least;
+        const real inside = above < most ? above : most;
+        nan |= x[i] != x[i];
+        q[i] = (unsigned char)(to_bits(inside + ROUNDER) + (bits)zero);
+    }
+    return nan;
+}
+
+/* Inputs of a dense layer of integers that are widened at once. */
+enum { CHUNK = 256 };
+
+/* Outputs that share widened inputs. */
+enum { GROUP = 16 };
+
+/* The sum of a[k] b[k], exact. */
+static int32_t dot(const int16_t *a, const int8_t *b, size_t count)
+{
+    int32_t sum = 0;
+    if (count == CHUNK)
+        for (size_t k = 0; k < CHUNK; k++)
+            sum += (int32_t)a[k] * b[k];
+    else
+        for (size_t k = 0; k < count; k++)
+            sum += (int32_t)a[k] * b[k];
+    return sum;
+}
+
+/* out = x weight + bias by integers. weight is (outputs, inputs), row by row; bias may be 0. q is
+ * room for the integers that stand for x; factor is what the unit of the sums is worth. x and out
+ * may be one array. Integers of 16 bits are what compilers make vectors of everywhere. */
+static void integer_dense(const real *x, size_t inputs, real inverse, int zero,
+        const int8_t *weight, const real *factor, const real *bias,
+        unsigned char *q, real *out, size_t outputs)
+{
+    const int nan = quantize(x, inputs, inverse, zero, q);
+    for (size_t first = 0; first < outputs; first += GROUP) {
+        const size_t rest = outputs - first;
+        const size_t width = rest < (size_t)GROUP ? rest : (size_t)GROUP;
+        int32_t sums[GROUP] = {0};
+        for (size_t start = 0; start < inputs; start += CHUNK) {
+            const size_t left = inputs - start;
+            const size_t count = left < (size_t)CHUNK ? left : (size_t)CHUNK;
+            int16_t values[CHUNK];
+            for (size_t k = 0; k < count; k++)
+                values[k] = (int16_t)(q[start + k] - zero);
+            for (size_t j = 0; j < width; j++)
+                sums[j] += dot(values, weight + (first + j) * inputs + start, count);
+        }
+        for (size_t j = 0; j < width; j++) {
+            const size_t o = first + j;
+            const real y = (real)sums[j];
+            out[o] = bias ? fma(y, factor[o], bias[o]) : y * factor[o];
+            if (nan)
+                out[o] = NAN;
+        }
+    }
+}
