@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import ranvier as rv
-from networks import ACTIVATIONS, moved, random_network, rows
+from networks import ACTIVATIONS, alike, moved, quantized_network, random_network, rows
 from ranvier.export import _numpy
 
 # Of the largest output; a few layers amplify what each one rounds.
@@ -37,6 +37,55 @@ def test_random_networks_agree_with_predict(seed, tmp_path):
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     scale = max(1.0, np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE[model.dtype.name] * scale)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_quantized_networks_agree_with_predict(seed, tmp_path):
+    model = quantized_network(seed)
+    path = tmp_path / "network.py"
+    x = rows(model, np.random.default_rng(seed), overflow=False)
+    rv.export.numpy(model, path, check=False)
+    found, expected = predict_of(path)(x), model.predict(x)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    scale = max(1.0, np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
+    # Where exp differs in the last place, an input halfway between two integers may be the other.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.05 * scale)
+    near = np.isclose(found, expected, rtol=0, atol=CLOSE["float32"] * scale, equal_nan=True)
+    assert near.mean() > 0.9
+
+
+@pytest.mark.parametrize("sign", [0, 1, -1])
+def test_sums_of_integers_give_the_bits_of_predict(sign, tmp_path):
+    """Where all that is around them is exact too: no exp, no sums of floats."""
+    layers = [
+        rv.BatchNorm(),
+        rv.Dense(700, activation="relu"),
+        rv.Dense(33, activation=rv.activations.LeakyReLU(0.2), use_bias=False),
+        rv.BatchNorm(),
+        rv.Dense(40, activation="hard_swish"),
+        rv.Dense(20, activation="hard_sigmoid"),
+        rv.Dense(3),
+    ]
+    rng = np.random.default_rng(0)
+    model = moved(rv.Sequential(layers, input_size=600), rng)
+    x = rng.normal(size=(100, 600))
+    model = model.quantize(x if sign == 0 else sign * abs(x))
+    assert rv.export.numpy(model, tmp_path / "network.py", X=x).bit_equal
+    scale = model.parameters()["1.input_scale"]
+    halves = np.resize(np.arange(-600, 600) * scale / 2, (40, 600))
+    x = np.concatenate([x, halves, rows(model, rng, 40)]).astype(np.float32)
+    assert alike(predict_of(tmp_path / "network.py")(x), model.predict(x))
+    assert np.isnan(model.predict(x)).any()
+
+
+def test_weights_of_quantized_networks_are_bytes(tmp_path):
+    model = moved(rv.Sequential([rv.Dense(100)], input_size=200), np.random.default_rng(0))
+    sizes = []
+    for network in (model, model.quantize(np.eye(200))):
+        rv.export.numpy(network, tmp_path / "network.py", check=False)
+        sizes.append((tmp_path / "network.py").stat().st_size)
+    assert sizes[1] < 0.3 * sizes[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -145,18 +194,19 @@ FINITE = {"allow_nan": False, "allow_infinity": False}
 
 
 @given(
-    st.sampled_from([np.float32, np.float64]).flatmap(
+    st.sampled_from([np.float32, np.float64, np.int8]).flatmap(
         lambda dtype: arrays(
             dtype,
             st.sampled_from([(1,), (7,), (40,), (3, 5), (2, 100), (300,), (20, 20)]),
-            elements=st.floats(width=np.dtype(dtype).itemsize * 8, **FINITE),
+            elements=st.integers(-128, 127)
+            if dtype is np.int8
+            else st.floats(width=np.dtype(dtype).itemsize * 8, **FINITE),
         )
     )
 )
 def test_arrays_are_written_exactly(array):
-    decoder = _numpy._DECODER.substitute(bytes=array.dtype.newbyteorder("<").str)
     scope = {"np": np, "base64": base64}
-    exec(decoder + _numpy._array("found", array), scope)
+    exec(_numpy._DECODER + _numpy._array("found", array), scope)
     assert scope["found"].dtype == array.dtype
     assert scope["found"].shape == array.shape
     assert scope["found"].tobytes() == array.tobytes()

@@ -90,6 +90,13 @@ def mish(z: Array) -> Array:
     return gated(np.tanh(softplus(z)), z)
 
 
+def integer_sums(x: Array, inverse: float, zero: int, weight: Array) -> Array:
+    """q·weight, q + zero being the integers from 0 to 255 that stand for x."""
+    q = np.rint(np.clip(x * inverse, -zero, 255 - zero)).astype(np.float64)
+    # Exact, as float64 holds them, then rounded once.
+    return (q @ weight).astype(np.float32).astype(np.float64)
+
+
 def softmax(z: Array) -> Array:
     """e^z / Σ e^z over each row."""
     e = np.exp(z - z.max(axis=1, keepdims=True))

@@ -20,8 +20,8 @@ from .. import _core
 from .._arrays import Array, boolean
 from .._files import Path as PathLike
 from .._files import path_of
+from .._predictor import Predictor, checked_predictor
 from ..errors import ArgumentError
-from ..model import Sequential, checked_model
 from . import _functions
 from ._agreement import Agreement, compared, not_run, rows_of
 from ._steps import Step, steps_of
@@ -72,19 +72,24 @@ if __name__ == "__main__":
 ''')
 
 # Makes an array of what `_array` writes.
-_DECODER = Template('''\
-def array(text, *shape):
-    """The numbers of a text: base64 of their bytes, the least first."""
-    return np.frombuffer(base64.b64decode(text), "$bytes").reshape(shape)
-''')
+_DECODER = '''\
+def array(text, dtype, *shape):
+    """The numbers of a text: base64 of their bytes."""
+    return np.frombuffer(base64.b64decode(text), dtype).reshape(shape)
+'''
 
 # What a step does to `a`, where that is no function of _functions.py.
 _LINES = {
     "dense": "a @ {weight} + {bias}",
+    "integer_dense": "(integer_sums(a, {number}, {zero}, {weight}) * {factor} + {bias})"
+    ".astype({dtype})",
     "standardize": "(a - {mean}).astype({dtype}) * {factor}",
     "put_back": "a * {deviation} + {mean}",
     "batch_norm": "(a - {mean}) * {factor} * {weight} + {bias}",
 }
+
+# Names of what code calls.
+_CALLED = re.compile(r"(?<![.\w])\w+(?=\()")
 
 # Runs rows of standard input by the file that is named.
 _DRIVER = """\
@@ -100,7 +105,7 @@ sys.stdout.buffer.write(found.tobytes())
 
 
 def numpy(
-    model: Sequential, path: PathLike, *, X: ArrayLike | None = None, check: bool = True
+    model: Predictor, path: PathLike, *, X: ArrayLike | None = None, check: bool = True
 ) -> Agreement:
     """Writes a network as one Python file that needs NumPy alone.
 
@@ -112,9 +117,13 @@ def numpy(
     with `model.predict` up to rounding, and may differ between machines. For the same bits see
     `ranvier.export.c`.
 
+    Of a quantised network sums of products are exact, and so their bits the same. Where what comes
+    before a layer is rounded otherwise, an input halfway between two integers may become the other
+    one, which moves outputs by a step of that input.
+
     Args:
-        model: a model that knows its input_size. It is written as it predicts: Dropout and noise
-            are no part of it.
+        model: a model that knows its input_size, or a quantised one. It is written as it predicts:
+            Dropout and noise are no part of it.
         path: of the file, whose name ends in ".py" and can be imported. A file there is replaced.
         X: (rows, input_size), the rows to check; None draws some.
         check: run the file on the rows in an interpreter of its own.
@@ -135,7 +144,7 @@ def numpy(
         >>> agreement.max_error <= 1e-6 * agreement.scale
         True
     """
-    checked_model(model)._require()
+    checked_predictor(model)._require()
     place = Path(path_of(path))
     name = place.stem
     if place.suffix != ".py" or not name.isidentifier() or keyword.iskeyword(name):
@@ -155,7 +164,7 @@ def numpy(
     return _checked(str(place), x, model.predict(x))
 
 
-def _text(model: Sequential, module: str) -> str:
+def _text(model: Predictor, module: str) -> str:
     """The file."""
     steps = steps_of(model)
     arrays = [
@@ -163,10 +172,9 @@ def _text(model: Sequential, module: str) -> str:
         for step in steps
         for role, array in step.arrays.items()
     ]
-    functions = _sources({step.function for step in steps} - set(_LINES))
-    decoder = []
-    if any(" = array(" in array for array in arrays):
-        decoder = [_DECODER.substitute(bytes=model.dtype.newbyteorder("<").str)]
+    body = _body(model, steps)
+    functions = _sources(_CALLED.findall(body))
+    decoder = [_DECODER] if any(" = array(" in array for array in arrays) else []
     definitions = [*decoder, "\n".join(arrays), *functions]
     math = any("math." in function for function in functions)
     used = {"base64": bool(decoder), "math": math, "sys": True}
@@ -184,7 +192,7 @@ def _text(model: Sequential, module: str) -> str:
         definitions="".join(f"{text.strip()}\n\n\n" for text in definitions if text),
         # Less the mean in float64 with one rounding, as ranvier does.
         taken="float64" if standard else model.dtype.name,
-        body=_body(model, steps),
+        body=body,
         digits=17 if model.dtype == np.float64 else 9,
     )
 
@@ -193,10 +201,11 @@ def _array(name: str, array: Array) -> str:
     """An assignment."""
     dtype = array.dtype
     if array.size > _READABLE or not np.isfinite(array).all():
-        data = base64.b64encode(array.astype(dtype.newbyteorder("<")).tobytes()).decode()
+        stored = array.astype(dtype.newbyteorder("<"))
+        data = base64.b64encode(stored.tobytes()).decode()
         lines = [data[i : i + _WIDTH] for i in range(0, len(data), _WIDTH)]
         shape = ", ".join(map(str, array.shape))
-        return "\n".join([f'{name} = array("""', *lines, f'""", {shape})'])
+        return "\n".join([f'{name} = array("""', *lines, f'""", "{stored.dtype.str}", {shape})'])
     if array.ndim == 1:
         return f"{name} = np.array({_row(array, _WIDTH - 50)}, np.{dtype.name})"
     body = "".join(indent(f"{_row(row, _WIDTH - 5)},\n", "    ") for row in array)
@@ -223,7 +232,7 @@ def _sources(needed: Iterable[str]) -> list[str]:
     """The source of functions of _functions.py and of those that they call."""
     # Types are for the checks of this package.
     sources = {
-        name: re.sub(r": (Array|float)(?=[,)])| -> Array", "", inspect.getsource(value))
+        name: re.sub(r": (Array|float|int)(?=[,)])| -> Array", "", inspect.getsource(value))
         for name, value in vars(_functions).items()
         if inspect.isfunction(value)
     }
@@ -231,14 +240,13 @@ def _sources(needed: Iterable[str]) -> list[str]:
     waiting = list(needed)
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name in sources and name not in found:
             found.add(name)
-            code = re.sub(r'""".*?"""', "", sources[name])
-            waiting += [word for word in re.findall(r"(?<![.\w])\w+", code) if word in sources]
+            waiting += _CALLED.findall(re.sub(r'""".*?"""', "", sources[name]))
     return [source for name, source in sources.items() if name in found]
 
 
-def _body(model: Sequential, steps: list[Step]) -> str:
+def _body(model: Predictor, steps: list[Step]) -> str:
     """The lines of `predict`."""
     lines = []
     of = model.dtype.type
@@ -249,12 +257,13 @@ def _body(model: Sequential, steps: list[Step]) -> str:
             comment = wrap(f"{layer}: {model.layers[layer]!r}", _WIDTH - 6, break_on_hyphens=False)
             lines += [f"# {line}" for line in comment]
         arrays = {role: f"{role}_{layer}" for role in step.arrays}
+        number = [] if step.number is None else [_number(of(step.number))]
         if line := _LINES.get(step.function):
             if "bias" not in arrays:
-                line = line.removesuffix(" + {bias}")
-            lines.append(f"a = {line.format(**arrays, dtype=f'np.{model.dtype.name}')}")
+                line = line.replace(" + {bias}", "")
+            names = arrays | {"dtype": f"np.{model.dtype.name}", "number": "".join(number)}
+            lines.append(f"a = {line.format(**names, zero=step.zero)}")
         else:
-            number = [] if step.number is None else [_number(of(step.number))]
             lines.append(f"a = {step.function}({', '.join(['a', *number, *arrays.values()])})")
     return "".join(f"    {line}\n" for line in lines)
 
