@@ -59,8 +59,8 @@ def test_random_quantized_networks_agree_with_predict(seed, tmp_path):
 def test_sums_of_integers_give_the_bits_of_predict(sign, tmp_path):
     """Where all that is around them is exact too: no exp, no sums of floats."""
     layers = [
+        rv.Dense(70, activation="relu"),
         rv.BatchNorm(),
-        rv.Dense(700, activation="relu"),
         rv.Dense(33, activation=rv.activations.LeakyReLU(0.2), use_bias=False),
         rv.BatchNorm(),
         rv.Dense(40, activation="hard_swish"),
@@ -72,11 +72,20 @@ def test_sums_of_integers_give_the_bits_of_predict(sign, tmp_path):
     x = rng.normal(size=(100, 600))
     model = model.quantize(x if sign == 0 else sign * abs(x))
     assert rv.export.numpy(model, tmp_path / "network.py", X=x).bit_equal
-    scale = model.parameters()["1.input_scale"]
-    halves = np.resize(np.arange(-600, 600) * scale / 2, (40, 600))
-    x = np.concatenate([x, halves, rows(model, rng, 40)]).astype(np.float32)
-    assert alike(predict_of(tmp_path / "network.py")(x), model.predict(x))
+    scale = model.parameters()["0.input_scale"]
+    halves = rng.integers(-600, 600, (100, 600)) * scale / 2
+    x = np.concatenate([x, halves, 2 * abs(halves), rows(model, rng, 40)]).astype(np.float32)
+    found, expected = predict_of(tmp_path / "network.py")(x), model.predict(x)
+    assert alike(found, expected)
     assert np.isnan(model.predict(x)).any()
+
+
+def test_sums_that_float32_does_not_hold_are_rounded_as_by_predict(tmp_path):
+    rng = np.random.default_rng(0)
+    model = rv.Sequential([rv.Dense(50)], input_size=4000)
+    model.set_parameters({"0.weight": rng.uniform(0.5, 1.0, (4000, 50))})
+    x = rng.uniform(0.5, 1.0, (50, 4000))
+    assert rv.export.numpy(model.quantize(x), tmp_path / "network.py", X=x).bit_equal
 
 
 def test_weights_of_quantized_networks_are_bytes(tmp_path):

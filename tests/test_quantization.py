@@ -167,6 +167,7 @@ def test_every_kind_of_layer_has_its_place():
     small = model.quantize(X)
     assert small.integer_layers == (1, 4, 8, 9)
     assert small.layers == model.layers
+    assert small.n_parameters == model.n_parameters
     assert np.abs(small.predict(X) - model.predict(X)).max() < 0.05
     layers = [as_reference(layer) for layer in model.layers]
     same = {name: value.tolist() for name, value in small.parameters().items()}
