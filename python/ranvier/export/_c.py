@@ -16,7 +16,7 @@ import numpy as np
 from .._arrays import Array, boolean
 from .._files import Path as PathLike
 from .._files import path_of
-from .._predictor import Predictor, checked_predictor
+from .._predictor import checked_predictor
 from ..errors import ArgumentError, DTypeError
 from ._agreement import Agreement, compared, not_run, rows_of
 from ._c_text import Text
@@ -24,6 +24,9 @@ from ._writing import write_all
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from ..model import Sequential
+    from ..quantization import QuantizedSequential
 
 # Rows of a self-test.
 _TESTED = 4
@@ -39,7 +42,7 @@ _HEADERS = re.compile(
 
 
 def c(
-    model: Predictor,
+    model: Sequential | QuantizedSequential,
     path: PathLike,
     *,
     name: str | None = None,

@@ -8,8 +8,6 @@ from importlib.resources import files
 from string import Template
 from textwrap import wrap
 
-import numpy as np
-
 from .. import _core
 from .._arrays import Array
 from .._predictor import Predictor
@@ -401,7 +399,7 @@ def _arrays(step: Step) -> dict[str, Array]:
     """The arrays of a step as they are in C: the integers of an output lie side by side."""
     arrays = dict(step.arrays)
     if step.function == "integer_dense":
-        arrays["weight"] = np.ascontiguousarray(arrays["weight"].T)
+        arrays["weight"] = arrays["weight"].T
     return arrays
 
 

@@ -30,6 +30,9 @@ from ._writing import write_all
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from ..model import Sequential
+    from ..quantization import QuantizedSequential
+
 # Arrays up to this size are numbers that one can read; others are the text of their bytes.
 _READABLE = 256
 # Characters in a line.
@@ -105,7 +108,11 @@ sys.stdout.buffer.write(found.tobytes())
 
 
 def numpy(
-    model: Predictor, path: PathLike, *, X: ArrayLike | None = None, check: bool = True
+    model: Sequential | QuantizedSequential,
+    path: PathLike,
+    *,
+    X: ArrayLike | None = None,
+    check: bool = True,
 ) -> Agreement:
     """Writes a network as one Python file that needs NumPy alone.
 
