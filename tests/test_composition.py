@@ -64,7 +64,8 @@ def trainings(draw):
         options["optimizer"] = rule(learning_rate=rate, clip_norm=clip)
         options["ema_decay"] = draw(st.sampled_from([None, 0.0, 0.9]))
         plan["batch_size"] = draw(st.sampled_from([1, 8, 32, 200]))
-        plan["accumulate"] = draw(st.sampled_from([1, 3]))
+        options["quantization"] = draw(st.sampled_from([None, "int8"]))
+        plan["accumulate"] = 1 if options["quantization"] else draw(st.sampled_from([1, 3]))
         plan["shuffle"] = draw(st.booleans())
     weight = None
     if draw(st.booleans()):

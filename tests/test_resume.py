@@ -80,14 +80,15 @@ STOP = {"patience": 100}
         {"shuffle": False},
         {"ema_decay": 0.9},
         {"ema_decay": 0.9, "validation_split": 0.2},
+        {"quantization": "int8", "validation_split": 0.2},
     ],
-    ids=["validation", "split", "plain", "average", "average-split"],
+    ids=["validation", "split", "plain", "average", "average-split", "quantised"],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_run_resumed_at_any_step_is_the_run_itself(options, dtype):
     """200 of 200 steps of the first case, each tenth of the others."""
     saver = SaveEach()
-    own = {name: options[name] for name in options if name == "ema_decay"}
+    own = {name: options[name] for name in options if name in ("ema_decay", "quantization")}
     options = {name: value for name, value in options.items() if name not in own}
     whole = trainer(dtype=dtype, **own)
     hooks = [*options.get("callbacks", []), saver]
