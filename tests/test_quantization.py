@@ -219,6 +219,37 @@ def test_mse_errs_less_than_the_whole_range_and_than_a_percentile():
     assert found["mse"] < min(found["min_max"], found["percentile"])
 
 
+@pytest.mark.parametrize("shape", [(500, 784), (1000, 1024), (70_001, 2)])
+def test_mse_looks_at_every_column(shape):
+    """The sample that it is sought on does not miss the one that reaches far."""
+    X = 0.01 * rows(*shape)
+    X[:, 1] = rows(len(X), 1, seed=1)[:, 0]
+    q = network((shape[1], 3)).quantize(X, calibration="mse").parameters()
+    assert q["0.input_scale"] > 0.5 * 6 / 255
+
+
+@pytest.mark.parametrize("calibration", ["min_max", "percentile", "mse"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_inputs_that_are_nearly_all_zero_are_not_all_rounded_away(calibration, sign):
+    X = np.zeros((300, 500), F)
+    X[::40, 7] = sign * np.linspace(0.05, 0.4, 8)
+    model = network((500, 3))
+    q = model.quantize(X, calibration=calibration)
+    assert q.parameters()["0.input_scale"] == pytest.approx(0.4 / 255, rel=0.1)
+    assert np.abs(q.predict(X) - model.predict(X)).max() < 1e-3
+
+
+@pytest.mark.parametrize("calibration", ["min_max", "percentile", "mse"])
+def test_ranges_of_one_side_keep_all_integers_for_it(calibration):
+    """Outputs of relu, also of a calibration of one row."""
+    model = network((6, 40, 3))
+    for X in (rows(400, 6), rows(1, 6)):
+        hidden = np.maximum(X @ model.parameters()["0.weight"] + model.parameters()["0.bias"], 0)
+        q = model.quantize(X, calibration=calibration).parameters()
+        assert q["1.input_zero_point"] == 0
+        assert 0.5 * hidden.max() < 255 * q["1.input_scale"] < 1.001 * hidden.max()
+
+
 def test_layers_can_be_kept_in_float():
     model = network((6, 8, 7, 5))
     X = rows(40, 6)

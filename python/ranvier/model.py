@@ -243,7 +243,8 @@ class Sequential(Predictor):
             X: (rows, input_size), finite: some hundred rows that are typical.
             calibration: what of a layer's inputs the integers reach: "min_max", the smallest to the
                 largest; "percentile", all but a share of the smallest and the largest, which are
-                clipped; "mse", the range in which rounding and clipping together err least.
+                clipped (none where only zeros would be left); "mse", the part of it in which
+                rounding and clipping together err least, of a hundred sizes.
             percentile: of "percentile", from 50 to 100; None is 99.99.
             keep_float: dense layers that stay as they are: "first", "last", or their numbers.
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -203,15 +204,19 @@ def _min_max(values: Array) -> tuple[float, float]:
 
 def _percentile(percentile: float, values: Array) -> tuple[float, float]:
     low, high = np.percentile(values, [100.0 - percentile, percentile])
-    return float(low), float(high)
+    # Of values that are nearly all 0, it would keep zeros alone.
+    return (float(low), float(high)) if low < 0.0 or high > 0.0 else _min_max(values)
 
 
 def _mse(values: Array) -> tuple[float, float]:
     """The part of the range whose rounding and clipping err least, of a hundred."""
-    values = values.ravel()
-    values = values[:: -(-len(values) // _SAMPLE)].astype(np.float64)
     low, high = _min_max(values)
     low, high = min(low, 0.0), max(high, 0.0)
+    # A step without a common factor with the number of columns comes to all of them.
+    step = -(-values.size // _SAMPLE)
+    while gcd(step, values.shape[1]) > 1:
+        step += 1
+    values = values.ravel()[::step].astype(np.float64)
     best, chosen = np.inf, (low, high)
     for share in np.arange(100, 0, -1) / 100:
         scale, zero = _core.input_map(low * share, high * share)
