@@ -259,6 +259,10 @@ def test_layers_can_be_kept_in_float():
         (("first", "last"), (1,)),
         ([1], (0, 2)),
         (2, (0, 1)),
+        (np.array([0, 2]), (1,)),
+        ([np.int64(1)], (0, 2)),
+        (np.int32(1), (0, 2)),
+        (range(2), (2,)),
     ]:
         small = model.quantize(X, keep_float=keep)
         assert small.integer_layers == numbers
@@ -289,6 +293,8 @@ def test_the_model_does_not_change():
         ({"keep_float": ["middle"]}, rv.ArgumentError, "keep_float: expected 'first', 'last' or"),
         ({"keep_float": [7]}, rv.ArgumentError, r"Dense layers \(0, 1\), got 7"),
         ({"keep_float": [True]}, rv.ArgumentError, "got True"),
+        ({"keep_float": np.array([0.5])}, rv.ArgumentError, "got 0.5"),
+        ({"keep_float": np.array([True])}, rv.ArgumentError, "got True"),
         ({"keep_float": 1.5}, rv.DTypeError, "keep_float: expected a list"),
         ({"keep_float": ["first", "last"]}, rv.ArgumentError, "expected a layer left to quantise"),
         ({"X": np.full((2, 3), np.nan)}, rv.ArgumentError, "X: expected finite numbers"),

@@ -252,6 +252,8 @@ def _range_of(calibration: Any, percentile: Any) -> Callable[[Array], tuple[floa
 def _kept(keep_float: Any, dense: Sequence[int]) -> set[int]:
     """Numbers of the layers that stay as they are."""
     ends = {"first": dense[0], "last": dense[-1]}
+    if isinstance(keep_float, np.ndarray | np.integer):
+        keep_float = keep_float.tolist()
     if isinstance(keep_float, str | int):
         keep_float = (keep_float,)
     if not isinstance(keep_float, Sequence):
@@ -261,13 +263,14 @@ def _kept(keep_float: Any, dense: Sequence[int]) -> set[int]:
         )
     kept = set()
     for entry in keep_float:
-        number = ends.get(entry) if isinstance(entry, str) else entry
-        if not isinstance(number, int) or isinstance(number, bool) or number not in dense:
+        number: Any = ends.get(entry) if isinstance(entry, str) else entry
+        integral = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not integral or number not in dense:
             raise ArgumentError(
                 f"keep_float: expected 'first', 'last' or numbers of Dense layers "
                 f"({', '.join(map(str, dense))}), got {entry!r}"
             )
-        kept.add(number)
+        kept.add(int(number))
     return kept
 
 
