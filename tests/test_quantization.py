@@ -319,6 +319,16 @@ def test_models_without_what_it_takes_are_refused():
         large.quantize([[1.0]])
 
 
+def test_rows_that_float32_cannot_hold_are_refused():
+    """Their scale would be infinite, and every prediction NaN."""
+    deep = network((2, 3, 1), None, dtype="float64")
+    with pytest.raises(rv.ArgumentError, match="X: expected finite numbers of float32"):
+        deep.quantize(np.full((4, 2), 1e39))
+    deep.set_parameters({"0.weight": np.full((2, 3), 1e20)})
+    with pytest.raises(rv.ArgumentError, match="X: expected rows that give finite inputs of lay"):
+        deep.quantize(np.full((4, 2), 1e30))
+
+
 # ---------------------------------------------------------------- prediction
 
 

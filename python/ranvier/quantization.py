@@ -274,6 +274,12 @@ def _kept(keep_float: Any, dense: Sequence[int]) -> set[int]:
     return kept
 
 
+def _single(values: Array) -> Array:
+    """Values as a quantised network sees them; infinite where float32 holds none so large."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
 def _stages(model: Sequential, x: Array) -> Iterator[tuple[int, Layer, Array, Array]]:
     """Each layer with its input and its output."""
     parameters = model.parameters()
@@ -302,8 +308,8 @@ def quantize(
     """See `Sequential.quantize`."""
     find = _range_of(calibration, percentile)
     x = model._features(X, rows=True).astype(model.dtype)
-    if not np.isfinite(x).all():
-        raise ArgumentError("X: expected finite numbers to calibrate with, got others")
+    if not np.isfinite(_single(x)).all():
+        raise ArgumentError("X: expected finite numbers of float32 to calibrate with, got others")
     dense = [number for number, layer in enumerate(model.layers) if isinstance(layer, Dense)]
     if not dense:
         raise ArgumentError(
@@ -314,12 +320,12 @@ def quantize(
     if not numbers:
         raise ArgumentError(f"keep_float: expected a layer left to quantise, got {keep_float}")
     model._require()
-    with np.errstate(over="ignore"):
-        values = {name: array.astype(np.float32) for name, array in model.parameters().items()}
+    values = {name: _single(array) for name, array in model.parameters().items()}
     if not all(np.isfinite(array).all() for array in values.values()):
         raise ArgumentError("model: expected parameters that float32 can hold, got larger ones")
     for number, _, inputs, _ in _stages(model, x):
         if number in numbers:
+            inputs = _single(inputs)
             if not np.isfinite(inputs).all():
                 raise ArgumentError(
                     f"X: expected rows that give finite inputs of layer {number}, got others"
