@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 import ranvier as rv
 from conftest import as_reference, error, reference_of
 from ranvier import reference
+from ranvier._files import Reader
+from ranvier.model import read_model
 from ranvier.quantization import _from_bytes
 from test_files import forge, parts
 
@@ -435,6 +437,9 @@ def small_file():
         ("integer_layers", [5], "integer_layers"),
         ("integer_layers", "01", "integer_layers"),
         ("integer_layers", [[0]], "list"),
+        ("integer_layers", [1, 0], "integer_layers"),
+        ("integer_layers", [0, 1, 1], "integer_layers"),
+        ("integer_layers", None, "integer_layers"),
         ("input_size", 4, "expected"),
         ("input_size", 0, "input_size"),
         ("layers", [], "a layer that is none"),
@@ -447,6 +452,15 @@ def test_a_definition_that_cannot_be_is_refused(key, value, words):
     model[key] = value
     header["__metadata__"]["ranvier.model"] = json.dumps(model)
     with pytest.raises(rv.FileFormatError):
+        _from_bytes(forge(header, data))
+
+
+def test_a_weight_that_quantising_does_not_give_is_refused():
+    """The sum of many of them would not fit 32 bits."""
+    header, data = parts(small_file())
+    first = header["0.weight"]["data_offsets"][0]
+    data = data[:first] + b"\x80" + data[first + 1 :]
+    with pytest.raises(rv.FileFormatError, match="a weight of -128 in layer 0"):
         _from_bytes(forge(header, data))
 
 
@@ -534,6 +548,19 @@ def test_integers_without_scales_are_refused(tmp_path):
     path.write_bytes(forge(header, data))
     with pytest.raises(rv.FileFormatError, match=r"0\.other"):
         rv.load(path)
+
+
+def test_files_for_another_call_are_refused_with_the_call_for_them(tmp_path):
+    model, path = network((3, 2)), tmp_path / "model.safetensors"
+    before = model.parameters()
+    for weights, kind in [("int8", "I8"), ("bf16", "BF16")]:
+        rv.Sequential([rv.Dense(2)], input_size=3, seed=9).save(path, weights=weights)
+        with pytest.raises(rv.FileFormatError, match=rf"got {kind}; ranvier\.load reads"):
+            model.load_weights(path)
+    assert all((value == before[name]).all() for name, value in model.parameters().items())
+    model.quantize(rows(5, 3)).save(path)
+    with pytest.raises(rv.FileFormatError, match=r"quantised network, no model; ranvier\.load"):
+        read_model(Reader(path))
 
 
 @pytest.mark.parametrize("weights", ["int4", "", 8])

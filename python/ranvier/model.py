@@ -204,6 +204,11 @@ class Sequential(Predictor):
         found = {name: (dtype, tuple(shape)) for name, dtype, shape in file.tensors()}
         own = self._shapes()
         names = dict(zip(own, torch_names(self._layers, list(own)), strict=True))
+        if narrow := sorted({dtype for dtype, _ in found.values()} & {"I8", "BF16"}):
+            raise FileFormatError(
+                f"{path}: expected F32 or F64, got {' and '.join(narrow)}; ranvier.load reads "
+                "what Sequential.save(weights=...) has written"
+            )
         counters = {name for name in found if name.endswith(".num_batches_tracked")}
         if set(names.values()) != set(found) - counters:
             raise FileFormatError(
@@ -506,6 +511,8 @@ def _restore(reader: Reader, model: dict[str, Any]) -> Sequential:
 
 def read_model(reader: Reader) -> Sequential:
     """The model of a file."""
+    if reader.metadata.get("ranvier.kind") == "quantized":
+        raise reader.fault("a quantised network, no model; ranvier.load reads it")
     model: Sequential = reader.take("ranvier.model", partial(_restore, reader))
     return model
 

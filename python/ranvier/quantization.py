@@ -166,7 +166,7 @@ def _restore(reader: Reader, model: dict[str, Any]) -> QuantizedSequential:
     if not layers or any(not isinstance(layer, Layer) for layer in layers):
         raise ValueError("a layer that is none")
     dense = {number for number, layer in enumerate(layers) if isinstance(layer, Dense)}
-    if not isinstance(numbers, list) or not dense.issuperset(numbers):
+    if numbers != sorted(dense.intersection(numbers)):
         raise ValueError(f"integer_layers {numbers!r}")
     size = integer(model["input_size"], "input_size", least=1, most=2**31)
     specs = _specs(layers, numbers)
@@ -181,6 +181,8 @@ def _restore(reader: Reader, model: dict[str, Any]) -> QuantizedSequential:
         scales = [parameters[f"{number}.{role}"] for role in ("input_scale", "weight_scale")]
         if not 0 <= zero <= 255 or zero != np.rint(zero) or any((s <= 0).any() for s in scales):
             raise ValueError(f"no scale or zero point in layer {number}")
+        if (parameters[f"{number}.weight"] < -127).any():
+            raise ValueError(f"a weight of -128 in layer {number}")
     return quantized
 
 
