@@ -382,7 +382,10 @@ class QuantizationReport:
         lines.append(f"size {model} -> {small} bytes ({small / model:.2f})")
         for name, figure in self.before.items():
             lines.append(f"{name} {figure:.6g} -> {self.after[name]:.6g}")
-        lines.append(f"the same class in {100 * self.agreement:.2f} % of {self.rows} rows")
+        lines.append(
+            f"the same class (largest output, or sign of a single one) in "
+            f"{100 * self.agreement:.2f} % of {self.rows} rows"
+        )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -409,8 +412,9 @@ class QuantizationReport:
         ax.set_yticks(places, list(self.layers))
         ax.set_ylim(len(places) - 0.4, -0.6)
         ax.set_xlabel("deviation of the outputs, % of the largest")
+        ax.set_xlim(left=0.0)
         ax.grid(axis="x", alpha=0.3)
-        ax.legend()
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         return ax
 
 
@@ -461,18 +465,22 @@ def quantization_report(
             "quantized: expected the layers of the model, got "
             f"{quantized!r:.300} for {model!r:.300}"
         )
+    if y is None and (loss is not None or metrics is not None):
+        raise ArgumentError("y: expected targets with loss and metrics, got None")
     x = model._features(X, rows=True).astype(model.dtype)
     if not np.isfinite(x).all():
         raise ArgumentError("X: expected finite numbers, got others")
     deviations, scales = [], []
     for number, _, _, output in _stages(model, x):
+        if not np.isfinite(output).all():
+            raise ArgumentError(
+                f"X: expected rows that give finite outputs of layer {number}, got others"
+            )
         small = quantized._until(number + 1).predict(x)
         difference = np.abs(small.astype(np.float64) - output)
         deviations.append((float(difference.max()), float(difference.mean())))
         scales.append(float(np.abs(output).max()))
     one, other = (z.argmax(axis=1) if z.shape[1] > 1 else z[:, 0] > 0 for z in (output, small))
-    if y is None and (loss is not None or metrics is not None):
-        raise ArgumentError("y: expected targets with loss and metrics, got None")
     chosen = _loss_for(y, model.output_size) if loss is None else loss
 
     def figures(network: Predictor) -> dict[str, float]:
