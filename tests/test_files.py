@@ -468,6 +468,19 @@ def test_reading_what_is_no_regular_file_is_refused_at_once(tmp_path):
         rv.load("a\0b")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_saving_does_not_replace_a_pipe_or_device_by_a_file(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    trainer = rv.Trainer(model(), loss="mse")
+    for save in (model().save, model().quantize(X).save, trainer.save):
+        for path in (pipe, link):
+            with pytest.raises(rv.ArgumentError, match="path: expected a file's name, got a pipe"):
+                save(path)
+    assert pipe.is_fifo()
+
+
 def test_a_refused_save_leaves_what_was_there(tmp_path):
     path = tmp_path / "model.safetensors"
     old = model(1)

@@ -16,6 +16,7 @@ every option.
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from os import PathLike, fspath
@@ -128,6 +129,11 @@ def contents(
     weights: str | None = None,
 ) -> dict[str, Any]:
     """What the core needs for writing a file; without a path it returns the bytes."""
+    place = None if path is None else pathlib.Path(path)
+    if place is not None and place.exists() and not place.is_file():
+        # Renaming would put a file in the place of a device.
+        kind = "the folder" if place.is_dir() else "a pipe or device,"
+        raise ArgumentError(f"path: expected a file's name, got {kind} {path}")
     names = torch_names(definitions, [name for table in tables for name, _ in table])
     texts = {"format": "pt", "ranvier.version": _core.__version__}
     texts["ranvier.numerics"] = str(_core.NUMERICS_VERSION)
