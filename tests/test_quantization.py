@@ -598,6 +598,27 @@ def test_the_report_has_the_figures_of_both():
     assert f"accuracy {report.before['accuracy']:.6g} -> " in text
 
 
+def test_the_report_follows_both_networks_through_every_layer():
+    """Of the first layers of each, cut off behind every one, the outputs' differences."""
+    model, X = mixed(), 3 + 2 * rows(60, 9, seed=4)
+    small = model.quantize(X, keep_float=[4])
+    report = rv.quantization_report(model, small, X)
+    assert len(report.layers) == len(model.layers)
+    numbers = {name: value.tobytes() for name, value in small.parameters().items()}
+    for depth in range(1, len(model.layers) + 1):
+        head = rv.Sequential(model.layers[:depth], input_size=9)
+        head.set_parameters({n: model.parameters()[n] for n in head.parameters()})
+        if depth == 1:
+            assert report.max_deviations[0] == report.mean_deviations[0] == 0
+            continue
+        cut = head.quantize(X, keep_float=[4] if depth > 4 else ())
+        assert all(numbers[name] == value.tobytes() for name, value in cut.parameters().items())
+        difference = np.abs(cut.predict(X).astype(np.float64) - head.predict(X))
+        assert report.max_deviations[depth - 1] == difference.max()
+        assert report.mean_deviations[depth - 1] == difference.mean()
+        assert report.scales[depth - 1] == np.abs(head.predict(X)).max()
+
+
 @pytest.mark.parametrize(
     ("y", "outputs", "names"),
     [

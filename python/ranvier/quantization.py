@@ -27,7 +27,7 @@ x / s where this multiplies by 1/s, so that inputs halfway between two integers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from typing import TYPE_CHECKING, Any
@@ -137,10 +137,10 @@ class QuantizedSequential(Predictor):
         metadata = {"ranvier.kind": "quantized", "ranvier.model": definition}
         return network.save(contents(path, self._layers, network.tables(), metadata))
 
-    def _until(self, depth: int) -> QuantizedSequential:
-        """The first so many layers."""
-        layers, numbers = self._layers[:depth], [n for n in self.integer_layers if n < depth]
-        return built(layers, numbers, self._input_size or 0, super().parameters())
+
+def _bare(layer: Layer) -> Layer:
+    """The layer without its draw of weights, for one whose parameters are there."""
+    return replace(layer, weight_init="zeros") if isinstance(layer, Dense) else layer
 
 
 def _specs(layers: Sequence[Layer], integer_layers: Sequence[int]) -> list[dict[str, Any]]:
@@ -154,7 +154,8 @@ def built(
     layers: Sequence[Layer], integer_layers: Sequence[int], size: int, values: dict[str, Array]
 ) -> QuantizedSequential:
     """A network with those of the values, numbers by name, that belong to its layers."""
-    network = _core.Network(_specs(layers, integer_layers), size, 0, "float32")
+    specs = _specs([_bare(layer) for layer in layers], integer_layers)
+    network = _core.Network(specs, size, 0, "float32")
     names = [name for table in network.tables() for name, _ in table]
     arrays = [np.atleast_1d(np.ascontiguousarray(values[name], np.float32)) for name in names]
     network.write(list(enumerate(arrays)))
@@ -282,20 +283,26 @@ def _single(values: Array) -> Array:
         return values.astype(np.float32, copy=False)
 
 
-def _stages(model: Sequential, x: Array) -> Iterator[tuple[int, Layer, Array, Array]]:
-    """Each layer with its input and its output."""
-    parameters = model.parameters()
-    for number, layer in enumerate(model.layers):
+def _stages(
+    network: Sequential | QuantizedSequential, x: Array
+) -> Iterator[tuple[int, Array, Array]]:
+    """Each layer's number, its input and its output."""
+    parameters = Predictor.parameters(network)
+    for number, layer in enumerate(network.layers):
         place = f"{number}."
         own = {
             f"0.{name.removeprefix(place)}": value
             for name, value in parameters.items()
             if name.startswith(place)
         }
-        alone = Sequential([layer], input_size=x.shape[1], dtype=model.dtype)
-        alone.set_parameters(own)
-        output = alone.predict(x)
-        yield number, layer, x, output
+        if isinstance(network, QuantizedSequential):
+            integer_layers = [0] if number in network.integer_layers else []
+            output = _built([layer], integer_layers, x.shape[1], own).predict(x)
+        else:
+            alone = Sequential([_bare(layer)], input_size=x.shape[1], dtype=network.dtype)
+            alone.set_parameters(own)
+            output = alone.predict(x)
+        yield number, x, output
         x = output
 
 
@@ -325,7 +332,7 @@ def quantize(
     values = {name: _single(array) for name, array in model.parameters().items()}
     if not all(np.isfinite(array).all() for array in values.values()):
         raise ArgumentError("model: expected parameters that float32 can hold, got larger ones")
-    for number, _, inputs, _ in _stages(model, x):
+    for number, inputs, _ in _stages(model, x):
         if number in numbers:
             inputs = _single(inputs)
             if not np.isfinite(inputs).all():
@@ -471,12 +478,12 @@ def quantization_report(
     if not np.isfinite(x).all():
         raise ArgumentError("X: expected finite numbers, got others")
     deviations, scales = [], []
-    for number, _, _, output in _stages(model, x):
+    both = zip(_stages(model, x), _stages(quantized, x), strict=True)
+    for (number, _, output), (_, _, small) in both:
         if not np.isfinite(output).all():
             raise ArgumentError(
                 f"X: expected rows that give finite outputs of layer {number}, got others"
             )
-        small = quantized._until(number + 1).predict(x)
         difference = np.abs(small.astype(np.float64) - output)
         deviations.append((float(difference.max()), float(difference.mean())))
         scales.append(float(np.abs(output).max()))
