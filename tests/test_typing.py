@@ -26,6 +26,11 @@ def test_a_typed_program_checks(tmp_path):
         "    np.eye(3), [0, 1, 0], loss=rv.losses.CrossEntropy()\n"
         ")\n"
         "rv.Adam(learning_rate=1e-3).step(model, gradients)\n"
+        "loaded = rv.load('model.safetensors')\n"
+        "rv.Trainer(loaded, loss='mse').fit(np.eye(3), np.eye(3))\n"
+        "small: rv.QuantizedSequential = loaded.quantize(np.eye(3))\n"
+        "if isinstance(loaded, rv.QuantizedSequential):\n"
+        "    numbers: tuple[int, ...] = loaded.integer_layers\n"
         "total: float = value + float(gradients.d_input.sum())\n"
     )
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)]

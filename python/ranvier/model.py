@@ -517,14 +517,15 @@ def read_model(reader: Reader) -> Sequential:
     return model
 
 
-def load(path: Path) -> Sequential | QuantizedSequential:
+def load(path: Path) -> Sequential | Any:
     """The model of a file that `Sequential.save` or `Trainer.save` has written.
 
     Args:
         path: the file. It is read whole and its checksum compared; nothing in it is executed.
 
     Returns:
-        The model; a `QuantizedSequential` where that was saved.
+        The model; a `QuantizedSequential` where that was saved. To a type checker it is a
+        Sequential or Any, so that a program that knows what it loads goes on without isinstance.
 
     Raises:
         FileFormatError: the file is damaged, or none of ranvier's; the message says what is wrong.
