@@ -740,6 +740,20 @@ def test_prediction_and_evaluation_stay_in_float():
     assert (model.predict(X) == twin.predict(X)).all()
 
 
+def test_rows_of_weight_zero_count_for_the_range_alone():
+    X, y = rows(40, 5), rows(40, 2)
+    far = np.vstack([X, 100 * X])
+    weight = np.repeat([1.0, 0.0], 40)
+
+    def loss(X, y, weight):
+        trainer = rv.Trainer(network((5, 2)), loss="mse", quantization="int8")
+        return trainer.fit(X, y, sample_weight=weight, batch_size=80)["loss"][0]
+
+    near = loss(np.vstack([X, X]), np.vstack([y, -y]), weight)
+    assert near == pytest.approx(loss(X, y, None), rel=1e-6)
+    assert loss(far, np.vstack([y, y]), weight) != pytest.approx(near, rel=1e-3)
+
+
 def test_a_network_learns_to_live_with_the_rounding():
     aware = plain = 0.0
     for seed in range(3):

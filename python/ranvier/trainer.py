@@ -99,11 +99,12 @@ class Trainer:
         quantization: None, or "int8" for quantisation-aware training (Jacob et al. 2018): every
             training step multiplies weights and inputs of dense layers rounded as
             `model.quantize` rounds them, weights with one scale for each output, inputs with the
-            range of the batch; gradients pass the rounding as if it were not there (straight
-            through, Bengio et al. 2013) and move the numbers behind. So the network learns to live
-            with the rounding: train as usual, then some epochs so, then `quantize`. Prediction and
-            evaluation, also of validation rows, stay in the model's dtype. PyTorch averages the
-            ranges of batches and reduces the range of inputs by half.
+            range of all rows of the batch, also of those of weight 0; gradients pass the rounding
+            as if it were not there (straight through, Bengio et al. 2013) and move the numbers
+            behind. So the network learns to live with the rounding: train as usual, then some
+            epochs so, then `quantize`. Prediction and evaluation, also of validation rows, stay in
+            the model's dtype. PyTorch averages the ranges of batches and reduces the range of
+            inputs by half.
         ema_decay: β in [0, 1): the exponential moving average of the parameters, θ̄ ← θ̄ +
             (1−β)/(1−β^t)·(θ − θ̄) after step t (Kingma and Ba 2015, section 7.2), is what is
             validated at the end of each epoch, kept as the best, and left in the model; 0.99 looks
