@@ -163,6 +163,21 @@ def test_the_reference_quantises_alike():
     assert difference.max() < 3 * step
 
 
+def test_the_reference_says_nan_and_refuses_it_alike():
+    model = network((3, 4, 2), "tanh", dtype="float64")
+    X = rows(9, 3).astype(float)
+    twin = reference.quantize(reference_of(model), X.tolist())
+    X[2, 1], X[4, 0], X[5, 2] = np.nan, np.inf, -np.inf
+    found, expected = model.quantize(rows(9, 3)).predict(X), np.array(twin.predict(X.tolist()))
+    assert np.isnan(expected[2]).all()
+    assert (np.isnan(found) == np.isnan(expected)).all()
+    others = [row for row in range(9) if row != 2]
+    assert error(found[others], expected[others]) < 0.02
+    for bad in ([], [[np.nan] * 3], [[np.inf] * 3]):
+        with pytest.raises(ValueError, match="X must be at least one row of finite numbers"):
+            reference.quantize(reference_of(model), bad)
+
+
 def test_every_kind_of_layer_has_its_place():
     model = mixed()
     X = 3 + 2 * rows(300, 9, seed=4)

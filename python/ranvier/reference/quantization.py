@@ -7,13 +7,14 @@ Ties are rounded to even. So an output is
 
     z_o = scale scale_o sum_i (q_i - zero) q_io + bias_o
 
-with a sum of integers, which is exact. Training that knows of it multiplies the numbers that the
-integers stand for, and takes the derivative of rounding for 1 (straight through): d_weight and
-d_input are those of the rounded numbers.
+with a sum of integers, which is exact; a row with NaN gives NaN. Training that knows of it
+multiplies the numbers that the integers stand for, and takes the derivative of rounding for 1
+(straight through): d_weight and d_input are those of the rounded numbers.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite, isnan, nan
 from typing import cast
 
 from .layers import Activation, Dense
@@ -62,6 +63,10 @@ class QuantizedSequential:
         biases = cast(Vector, own["bias"]) if layer.use_bias else [0.0] * layer.units
         z = []
         for row in x:
+            if any(map(isnan, row)):
+                # No integer says so.
+                z.append([nan] * layer.units)
+                continue
             q = [to_integer.integer(value) - zero for value in row]
             sums = [sum(a * int(b) for a, b in zip(q, w, strict=True)) for w in columns]
             factors = [scale * by_output for by_output in scales]
@@ -72,6 +77,8 @@ class QuantizedSequential:
 def quantize(model: Sequential, X: Rows) -> QuantizedSequential:
     """All dense layers in integers; their inputs reach as far as those of X do in the model."""
     x = as_matrix(X, model.input_size, "X")
+    if not x or not all(isfinite(value) for row in x for value in row):
+        raise ValueError(f"X must be at least one row of finite numbers, got {x}")
     parameters: dict[str, Tensor] = dict(model.parameters())
     for index, layer in enumerate(model.layers):
         place = f"{index}."
