@@ -350,10 +350,10 @@ def test_a_hostile_file_with_a_right_checksum_is_refused(case):
     assert bits(_from_bytes(forge(header, data))) == bits(model())
     HOSTILE[case](header)
     forged = forge(header, data)
-    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(rv.FileFormatError):
         _from_bytes(forged)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < 60 * len(forged) + 2**25
 
