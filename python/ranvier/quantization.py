@@ -297,7 +297,7 @@ def _stages(
         }
         if isinstance(network, QuantizedSequential):
             integer_layers = [0] if number in network.integer_layers else []
-            output = _built([layer], integer_layers, x.shape[1], own).predict(x)
+            output = built([layer], integer_layers, x.shape[1], own).predict(x)
         else:
             alone = Sequential([_bare(layer)], input_size=x.shape[1], dtype=network.dtype)
             alone.set_parameters(own)
