@@ -53,7 +53,7 @@ class Predictor:
 
     @property
     def n_parameters(self) -> int:
-        """Number of trainable values."""
+        """Number of trainable values; of a quantised network, of those that were."""
         return self._require().count()
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

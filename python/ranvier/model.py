@@ -517,6 +517,15 @@ def read_model(reader: Reader) -> Sequential:
     return model
 
 
+def read_predictor(reader: Reader) -> Sequential | QuantizedSequential:
+    """The model of a file, quantised or not."""
+    if reader.metadata.get("ranvier.kind") == "quantized":
+        from .quantization import read_quantized
+
+        return read_quantized(reader)
+    return read_model(reader)
+
+
 def load(path: Path) -> Sequential | Any:
     """The model of a file that `Sequential.save` or `Trainer.save` has written.
 
@@ -531,12 +540,7 @@ def load(path: Path) -> Sequential | Any:
         FileFormatError: the file is damaged, or none of ranvier's; the message says what is wrong.
         OSError: the system refused, with its errno.
     """
-    reader = Reader(path)
-    if reader.metadata.get("ranvier.kind") == "quantized":
-        from .quantization import read_quantized
-
-        return read_quantized(reader)
-    return read_model(reader)
+    return read_predictor(Reader(path))
 
 
 def _from_bytes(data: bytes) -> Sequential:

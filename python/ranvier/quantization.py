@@ -26,7 +26,7 @@ x / s where this multiplies by 1/s, so that inputs halfway between two integers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
@@ -127,14 +127,15 @@ class QuantizedSequential(Predictor):
         """
         self._write(path_of(path))
 
-    def _write(self, path: str | None) -> bytes | None:
+    def _write(self, path: str | None, notes: Mapping[str, Any] | None = None) -> bytes | None:
+        """Writes a file, or returns its bytes; notes go into its metadata, as JSON."""
         network = self._require()
         definition = {
             "layers": encode(self._layers),
             "input_size": self._input_size,
             "integer_layers": list(self.integer_layers),
         }
-        metadata = {"ranvier.kind": "quantized", "ranvier.model": definition}
+        metadata = {"ranvier.kind": "quantized", "ranvier.model": definition, **(notes or {})}
         return network.save(contents(path, self._layers, network.tables(), metadata))
 
 
@@ -230,7 +231,7 @@ def _mse(values: Array) -> tuple[float, float]:
     return chosen
 
 
-_RANGES: dict[str, Callable[[Array], tuple[float, float]]] = {
+RANGES: dict[str, Callable[[Array], tuple[float, float]]] = {
     "min_max": _min_max,
     "percentile": partial(_percentile, _PERCENTILE),
     "mse": _mse,
@@ -238,12 +239,12 @@ _RANGES: dict[str, Callable[[Array], tuple[float, float]]] = {
 
 
 def _range_of(calibration: Any, percentile: Any) -> Callable[[Array], tuple[float, float]]:
-    if not isinstance(calibration, str) or calibration not in _RANGES:
+    if not isinstance(calibration, str) or calibration not in RANGES:
         raise ArgumentError(
-            f"calibration: expected one of {', '.join(_RANGES)}, got {calibration!r}"
+            f"calibration: expected one of {', '.join(RANGES)}, got {calibration!r}"
         )
     if percentile is None:
-        return _RANGES[calibration]
+        return RANGES[calibration]
     if calibration != "percentile":
         raise ArgumentError(
             f"percentile: expected it with calibration='percentile', got {calibration!r}"
@@ -490,16 +491,16 @@ def quantization_report(
     one, other = (z.argmax(axis=1) if z.shape[1] > 1 else z[:, 0] > 0 for z in (output, small))
     chosen = _loss_for(y, model.output_size) if loss is None else loss
 
-    def figures(network: Predictor) -> dict[str, float]:
-        return {} if y is None else _figures(network, x, y, chosen, metrics)
+    def measured(network: Predictor) -> dict[str, float]:
+        return {} if y is None else figures(network, x, y, chosen, metrics)
 
     def size(network: Sequential | QuantizedSequential) -> int:
         return len(network._write(None) or b"")
 
     return QuantizationReport(
         sizes=(size(model), size(quantized)),
-        before=figures(model),
-        after=figures(quantized),
+        before=measured(model),
+        after=measured(quantized),
         max_deviations=tuple(largest for largest, _ in deviations),
         mean_deviations=tuple(mean for _, mean in deviations),
         scales=tuple(scales),
@@ -522,10 +523,10 @@ def _loss_for(y: Any, outputs: int) -> str:
     return "mse"
 
 
-def _figures(
+def figures(
     network: Predictor, x: Array, y: Any, loss: LossLike, metrics: list[MetricLike] | None
 ) -> dict[str, float]:
-    """Loss and metrics of the core."""
+    """Loss and metrics of the core, by name."""
     chosen = get_loss(loss)
     wanted = get_metrics(metrics, chosen)
     if metrics is None and not wanted and suits(R2(), chosen):

@@ -13,6 +13,7 @@ from importlib import import_module
 
 from ..errors import RanvierError
 from ._options import parser
+from ._tables import check_separator
 
 __all__ = ["main"]
 
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0 done, 1 failed, 130 interrupted (2, wrong usage, exits)."""
     try:
         options = parser().parse_args(arguments)
+        check_separator(options)
         return int(_command(options.run)(options))
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")

@@ -10,12 +10,14 @@ import numpy as np
 
 from .._arrays import Array
 from .._files import Reader, decode
+from .._predictor import Predictor
 from .._table import Category, Number, Table
 from ..errors import ArgumentError
 from ..layers import Dense
 from ..losses import MSE, CrossEntropy, Loss
-from ..model import Sequential, read_model
-from ..trainer import Trainer
+from ..model import Sequential, read_predictor
+from ..quantization import QuantizedSequential
+from ..quantization import figures as measured
 from ._output import figure, note
 from ._tables import Frame
 
@@ -33,14 +35,14 @@ class ModelFile:
     Args:
         path: of the file.
         metadata: as text.
-        model: the network.
+        model: the network, quantised or not.
         table: how a table becomes its input; None in a file that no command has written.
         training: how it was trained; empty where the file does not say.
     """
 
     path: str
     metadata: dict[str, str]
-    model: Sequential
+    model: Sequential | QuantizedSequential
     table: Table | None
     training: dict[str, Any]
 
@@ -48,7 +50,7 @@ class ModelFile:
     def read(cls, path: str) -> ModelFile:
         """Reads and checks a file."""
         reader = Reader(path)
-        model = read_model(reader)
+        model = read_predictor(reader)
         table, training = None, {}
         if "ranvier.table" in reader.metadata:
             table = reader.take("ranvier.table", Table.from_json)
@@ -80,10 +82,6 @@ class ModelFile:
             )
         return self.table
 
-    def encode(self, frame: Frame) -> tuple[Array, dict[str, int]]:
-        """The network's input of a table, and in how many rows each column has a new category."""
-        return encoded(self.require_table(), frame)
-
 
 def encoded(table: Table, frame: Frame) -> tuple[Array, dict[str, int]]:
     """The network's input of a table, and in how many rows each column has a new category."""
@@ -113,13 +111,17 @@ def encoded(table: Table, frame: Frame) -> tuple[Array, dict[str, int]]:
     return table.encode(values, frame.rows), strange
 
 
-def scored(model: Sequential, loss: Any, X: Array, y: Array) -> dict[str, float]:
+def metrics_of(loss: Any) -> list[Any]:
+    """What is told of predictions besides the loss."""
+    return [*_FIGURES[isinstance(loss, CrossEntropy)]]
+
+
+def scored(model: Predictor, loss: Any, X: Array, y: Array) -> dict[str, float]:
     """Loss and figures of a model's predictions."""
-    names: Any = _FIGURES[isinstance(loss, CrossEntropy)]
-    return Trainer(model, loss=loss, metrics=names).evaluate(X, y)
+    return measured(model, X, y, loss, metrics_of(loss))
 
 
-def network(model: Sequential) -> str:
+def network(model: Predictor) -> str:
     """The widths of a network."""
     widths = [layer.units for layer in model.layers if isinstance(layer, Dense)]
     return "-".join(map(str, [model.input_size, *widths]))

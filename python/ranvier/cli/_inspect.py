@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
+from .._arrays import Array
 from .._table import Category, Column
 from ..config import config, show_config
 from ..errors import ArgumentError
 from ..history import History
+from ..quantization import QuantizedSequential
 from ._files import ModelFile, figures, network
 from ._output import aligned, check_plot, figure, note, plot, report
 
@@ -22,17 +25,22 @@ def run(options: argparse.Namespace) -> int:
         check_plot(options.plot)
     file = ModelFile.read(options.model)
     model, table, training = file.model, file.table, file.training
+    parameters = model.parameters()
+    integers = model.integer_layers if isinstance(model, QuantizedSequential) else ()
+    size = Path(options.model).stat().st_size
     history = History(training.get("history", {}))
     document: dict[str, Any] = {
         "model": options.model,
         "kind": file.metadata.get("ranvier.kind"),
         "ranvier": file.metadata.get("ranvier.version"),
         "numerics": int(file.metadata["ranvier.numerics"]),
+        "bytes": size,
         "dtype": model.dtype.name,
         "network": network(model),
         "layers": list(map(repr, model.layers)),
+        "integer_layers": integers,
         "parameters": model.n_parameters,
-        "tensors": {name: list(value.shape) for name, value in model.parameters().items()},
+        "tensors": {name: list(value.shape) for name, value in parameters.items()},
         "table": None if table is None else table.as_json() | {"inputs": table.inputs},
         "training": training or None,
     }
@@ -43,15 +51,22 @@ def run(options: argparse.Namespace) -> int:
                 "written by",
                 f"ranvier {document['ranvier']}, numerics version {document['numerics']}",
             ),
-            ("network", f"{document['network']}, {model.n_parameters} parameters, {model.dtype}"),
+            (
+                "network",
+                f"{document['network']}, {model.n_parameters} parameters, {model.dtype}"
+                + (f", {len(integers)} layers int8" if integers else ""),
+            ),
+            ("size", f"{size} bytes"),
         ]
     )
     for number, layer in enumerate(model.layers):
-        own = [n for n in document["tensors"] if n.partition(".")[0] == str(number)]
-        shapes = ", ".join(
-            f"{name.partition('.')[2]} {tuple(document['tensors'][name])}" for name in own
-        )
-        lines.append(f"  {number}  {layer!r}" + (f": {shapes}" if shapes else ""))
+        own = {
+            name.partition(".")[2]: value
+            for name, value in parameters.items()
+            if name.partition(".")[0] == str(number)
+        }
+        shown = _quantized(own) if number in integers else _shapes(own)
+        lines.append(f"  {number}  {layer!r}" + (f": {shown}" if shown else ""))
     if table is not None:
         quantity = "a quantity"
         if table.classes is not None:
@@ -61,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         if table.left_out:
             lines += ["without", *(f"  {line}" for line in aligned(table.left_out.items()))]
     if training:
-        lines += ["", *_trained(training, history)]
+        lines += ["", *_trained(training, history, "in floats " if integers else "")]
     report(document, lines, options.json)
     if options.plot is not None:
         if not history.get("epoch"):
@@ -89,7 +104,20 @@ def _described(column: Column) -> str:
     return f"{column.kind}{missing}"
 
 
-def _trained(training: dict[str, Any], history: History) -> list[str]:
+def _shapes(own: dict[str, Array]) -> str:
+    """The parameters of a layer."""
+    return ", ".join(f"{role} {value.shape}" for role, value in own.items())
+
+
+def _quantized(own: dict[str, Array]) -> str:
+    """Those of a layer that multiplies integers, and how far its inputs reach."""
+    scale, zero = float(own["input_scale"]), int(own["input_zero_point"])
+    low, high = -zero * scale, (255 - zero) * scale
+    shapes = _shapes({role: own[role] for role in ("weight", "bias", "slope") if role in own})
+    return f"int8 {shapes}, inputs from {low:.3g} to {high:.3g}"
+
+
+def _trained(training: dict[str, Any], history: History, how: str) -> list[str]:
     """What is known of the training."""
     rows = history.rows()
     lines = [
@@ -97,7 +125,7 @@ def _trained(training: dict[str, Any], history: History) -> list[str]:
         for key in ("rows", "validation_rows", "batch_size")
         if key in training
     ]
-    said = f"trained for {len(rows)} epochs"
+    said = f"trained {how}for {len(rows)} epochs"
     if isinstance(training.get("best_epoch"), int):
         said += f", the best one {training['best_epoch'] + 1}"
     if training.get("stopped_by"):

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from typing import Any
 
 from .. import export
 from .._core import __version__, names
+from ..quantization import RANGES
+from ._types import (
+    above_zero,
+    layers,
+    percentile,
+    positive,
+    rate,
+    seed,
+    separator,
+    share,
+    widths,
+    words,
+    zero_or_more,
+)
 
 # By which ending of a file's name a format of `ranvier.export` is known.
 ENDINGS = {".onnx": "onnx", ".c": "c", ".py": "numpy"}
@@ -51,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     _predict(add)
     _evaluate(add)
     _inspect(add)
+    _quantize(add)
     if formats():
         _export(add)
     _check(add)
@@ -61,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "train on the bundled handwritten digits and check against the reference",
         "  ranvier demo\n  ranvier demo --plot curves.png    needs ranvier[plot]\n",
     )
-    demo.add_argument("--epochs", type=_positive, default=60, metavar="N", help="default 60")
+    demo.add_argument("--epochs", type=positive, default=60, metavar="N", help="default 60")
     _seed_option(demo)
     _threads_option(demo)
     demo.add_argument("--plot", metavar="FILE", help="write the loss curves (png, svg)")
@@ -101,7 +115,7 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
         ("categorical", "columns of categories, also where they hold numbers"),
         ("ignore", "columns to leave out"),
     ):
-        table.add_argument(f"--{name}", type=_words, default=[], metavar="COLUMNS", help=text)
+        table.add_argument(f"--{name}", type=words, default=[], metavar="COLUMNS", help=text)
     _table_options(table)
     table.add_argument(
         "--missing",
@@ -113,7 +127,7 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     table.add_argument(
         "--validation-split",
-        type=_share,
+        type=share,
         metavar="SHARE",
         help="of the rows, held out for validation; default 0.2, 0 for none",
     )
@@ -123,7 +137,7 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
     network = command.add_argument_group("the network and its training")
     network.add_argument(
         "--hidden",
-        type=_widths,
+        type=widths,
         default=(64, 64),
         metavar="WIDTHS",
         help='of the hidden layers; default 64,64, "" for none',
@@ -136,31 +150,31 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help=f"of the hidden layers: {', '.join(sorted(names('activation')))}; default silu",
     )
     network.add_argument(
-        "--dropout", type=_rate, default=0.2, metavar="RATE", help="behind each; default 0.2"
+        "--dropout", type=rate, default=0.2, metavar="RATE", help="behind each; default 0.2"
     )
-    network.add_argument("--epochs", type=_positive, default=100, metavar="N", help="default 100")
+    network.add_argument("--epochs", type=positive, default=100, metavar="N", help="default 100")
     network.add_argument(
         "--patience",
-        type=_positive,
+        type=positive,
         default=20,
         metavar="N",
         help="end after so many epochs without a better validation loss; default 20",
     )
     network.add_argument(
         "--batch-size",
-        type=_positive,
+        type=positive,
         metavar="ROWS",
         help="default: a 16th part of the rows, 16 to 256",
     )
     network.add_argument(
         "--learning-rate",
-        type=_above_zero,
+        type=above_zero,
         default=2e-3,
         metavar="RATE",
         help="of AdamW, falling to 0 along a cosine; default 0.002",
     )
     network.add_argument(
-        "--weight-decay", type=_zero_or_more, default=0.1, metavar="RATE", help="default 0.1"
+        "--weight-decay", type=zero_or_more, default=0.1, metavar="RATE", help="default 0.1"
     )
     network.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     _seed_option(network)
@@ -194,7 +208,7 @@ def _predict(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--keep",
-        type=_words,
+        type=words,
         default=[],
         metavar="COLUMNS",
         help="columns of the table to write in front",
@@ -230,6 +244,44 @@ def _inspect(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _model_argument(command)
     command.add_argument("--plot", metavar="FILE", help="write the loss curves (png, svg, pdf)")
+    _json_option(command)
+
+
+def _quantize(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add(
+        "quantize",
+        "_quantize:run",
+        "write a model whose layers multiply 8-bit integers",
+        "  ranvier quantize model.safetensors houses.csv -o small.safetensors\n"
+        "  ranvier quantize model.safetensors houses.csv --calibration percentile "
+        "--keep-float first,last -o small.st\n",
+    )
+    _model_argument(command)
+    command.add_argument(
+        "data", metavar="DATA", help=f"typical rows, with the target or without: {_DATA}"
+    )
+    command.add_argument("--out", "-o", required=True, metavar="FILE", help="the model file")
+    command.add_argument(
+        "--calibration",
+        choices=[*RANGES],
+        default="min_max",
+        help="what the integers reach of a layer's inputs: all, all but outliers, or where "
+        "rounding and clipping err least; default min_max",
+    )
+    command.add_argument(
+        "--percentile",
+        type=percentile,
+        metavar="P",
+        help="of --calibration percentile, from 50 to 100; default 99.99",
+    )
+    command.add_argument(
+        "--keep-float",
+        type=layers,
+        default=[],
+        metavar="LAYERS",
+        help="dense layers that stay as they are: first, last, or numbers that inspect shows",
+    )
+    _table_options(command)
     _json_option(command)
 
 
@@ -274,9 +326,12 @@ def _check(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     _model_argument(command)
     command.add_argument("data", nargs="?", metavar="DATA", help=f"{_DATA}; default: drawn rows")
-    command.add_argument("--rows", type=_positive, default=32, metavar="N", help="default 32")
+    command.add_argument("--rows", type=positive, default=32, metavar="N", help="default 32")
     command.add_argument(
-        "--steps", type=_positive, default=3, metavar="N", help="training steps; default 3"
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="training steps; default 3, none of a quantised model",
     )
     _seed_option(command)
     _table_options(command)
@@ -292,7 +347,7 @@ def _bench(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "--seconds",
-        type=_above_zero,
+        type=above_zero,
         default=0.5,
         metavar="S",
         help="for each measurement; default 0.5",
@@ -308,79 +363,19 @@ def _model_argument(command: argparse.ArgumentParser) -> None:
 def _table_options(command: Any) -> None:
     command.add_argument(
         "--separator",
-        type=_separator,
+        type=separator,
         metavar="CHARACTER",
         help="between the columns of a CSV file, or tab; default: a comma, in .tsv a tab",
     )
 
 
 def _seed_option(command: Any) -> None:
-    command.add_argument("--seed", type=_seed, default=0, metavar="N", help="default 0")
+    command.add_argument("--seed", type=seed, default=0, metavar="N", help="default 0")
 
 
 def _threads_option(command: Any) -> None:
-    command.add_argument("--threads", type=_positive, metavar="N", help="default: all cores")
+    command.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
 
 
 def _json_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2^64 - 1, got {text}")
-    return int(text)
-
-
-def _number(text: str, expected: str, suits: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or not suits(value):
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    return _number(text, "a share of the rows from 0 to 0.9", lambda value: 0.0 <= value <= 0.9)
-
-
-def _rate(text: str) -> float:
-    return _number(text, "a rate, 0 or more and below 1", lambda value: 0.0 <= value < 1.0)
-
-
-def _above_zero(text: str) -> float:
-    return _number(text, "a number above 0", lambda value: value > 0.0)
-
-
-def _zero_or_more(text: str) -> float:
-    return _number(text, "a number, 0 or more", lambda value: value >= 0.0)
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    if not text.strip():
-        return ()
-    try:
-        return tuple(_positive(part.strip()) for part in text.split(","))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(
-            f"expected the widths of the hidden layers, such as 64,64, got {text}"
-        ) from None
-
-
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _separator(text: str) -> str:
-    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(text) != 1 or text in '"\r\n' or not text.isascii():
-        raise argparse.ArgumentTypeError(f"expected one character, or tab, got {text!r}")
-    return text

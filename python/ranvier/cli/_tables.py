@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import re
@@ -209,13 +210,28 @@ class Frame:
         )
 
 
+def check_separator(options: argparse.Namespace) -> None:
+    """Refuses a separator where no CSV file is read."""
+    given = [getattr(options, name, None) for name in ("data", "validation_data")]
+    tables = [path for path in given if path is not None]
+    if getattr(options, "separator", None) is None or not all(map(_is_parquet, tables)):
+        return
+    raise ArgumentError(
+        f"--separator: expected a CSV file to read, got {' and '.join(tables) or 'no table'}"
+    )
+
+
 def read_table(path: str, separator: str | None, absent: Sequence[str] = ()) -> Frame:
     """The table of a file: Parquet where its name ends so, else CSV; "-" is CSV from stdin."""
     import_arrow("reading tables", "cli")
-    if path.lower().endswith((".parquet", ".pq")):
+    if _is_parquet(path):
         return Frame(path, _parquet(path), absent)
     source = "the standard input" if path == "-" else path
     return Frame(source, _csv(path, source, separator), absent)
+
+
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith((".parquet", ".pq"))
 
 
 def _parquet(path: str) -> Any:
@@ -283,7 +299,7 @@ def table_bytes(columns: Mapping[str, Any], path: str) -> bytes:
 
     table = pa.table(dict(columns))
     out = pa.BufferOutputStream()
-    if path.lower().endswith((".parquet", ".pq")):
+    if _is_parquet(path):
         import pyarrow.parquet as pq
 
         pq.write_table(table, out)
