@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     )
     show(
         f"{'network':>19} {'batch':>5} {'steps/s':>9} {'GFLOP/s':>8} {'of peak':>7} "
-        f"{'rows/s':>11} {'one row':>9}"
+        f"{'rows/s':>11} {'one row':>9} {'int8':>5}"
     )
     results = []
     for widths, batch in NETWORKS:
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         show(_line(results[-1]))
     peak = max(result["peak_gflops"] for result in results)
     show(f"peak of multiply-adds, measured beside each: {peak:.0f} GFLOP/s")
+    show("int8: rows/s of the network quantised, over those of float32")
     report({"config": settings, "dtype": "float32", "results": results}, (), options.json)
     return 0
 
@@ -71,6 +72,8 @@ def _timed(widths: tuple[int, ...], batch: int, seconds: float) -> dict[str, Any
     steps = (trainer.step - before) / (time.perf_counter() - begun)
     many = _calls(lambda: model.predict(X), seconds)
     single = _calls(lambda: model.predict(one), seconds)
+    small = model.quantize(X)
+    integers = _calls(lambda: small.predict(X), seconds)
     products = [a * b for a, b in pairwise(widths)]
     # Forward and two products backward; the first layer needs no gradient of its input.
     gflops = 2 * batch * (3 * sum(products) - products[0]) * steps / 1e9
@@ -83,6 +86,7 @@ def _timed(widths: tuple[int, ...], batch: int, seconds: float) -> dict[str, Any
         "share_of_peak": gflops / peak,
         "rows_per_second": rows * many,
         "single_row_us": 1e6 / single,
+        "int8_rows_per_second": rows * integers,
     }
 
 
@@ -100,5 +104,6 @@ def _line(result: dict[str, Any]) -> str:
     return (
         f"{result['network']:>19} {result['batch']:>5} {result['steps_per_second']:>9,.0f} "
         f"{result['gflops']:>8.1f} {result['share_of_peak']:>7.0%} "
-        f"{result['rows_per_second']:>11,.0f} {result['single_row_us']:>6.1f} us"
+        f"{result['rows_per_second']:>11,.0f} {result['single_row_us']:>6.1f} us "
+        f"{result['int8_rows_per_second'] / result['rows_per_second']:>4.1f}x"
     )
