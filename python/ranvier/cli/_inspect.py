@@ -122,8 +122,8 @@ def _trained(training: dict[str, Any], history: History, how: str) -> list[str]:
     rows = history.rows()
     lines = [
         f"{key.replace('_', ' ')} {training[key]}"
-        for key in ("rows", "validation_rows", "batch_size")
-        if key in training
+        for key in ("rows", "validation_rows", "batch_size", "class_weight")
+        if training.get(key) is not None
     ]
     said = f"trained {how}for {len(rows)} epochs"
     if isinstance(training.get("best_epoch"), int):

@@ -174,6 +174,12 @@ def _train(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="of AdamW, falling to 0 along a cosine; default 0.002",
     )
     network.add_argument(
+        "--class-weight",
+        choices=["balanced"],
+        help="balanced: rows count by how rare their class is, all classes alike; default: rows "
+        "count alike",
+    )
+    network.add_argument(
         "--weight-decay", type=zero_or_more, default=0.1, metavar="RATE", help="default 0.1"
     )
     network.add_argument("--dtype", choices=["float32", "float64"], default="float32")

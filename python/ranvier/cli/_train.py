@@ -71,6 +71,10 @@ def run(options: argparse.Namespace) -> int:
         given += names
     frame, target = known_rows(frame, options.target)
     classes = _classes(target, options)
+    if classes is None and options.class_weight is not None:
+        raise ArgumentError(
+            f"--class-weight: expected a target of classes, got a quantity, {options.target!r}"
+        )
     y = targets(frame.source, options.target, target, classes)
     held_out = _held_out(y, classes, options)
     train = np.ones(len(y), bool)
@@ -280,6 +284,7 @@ def _fit(
             epochs=options.epochs,
             batch_size=size,
             validation_data=validation,
+            class_weight=options.class_weight,
             callbacks=[
                 EarlyStopping(patience=options.patience),
                 *progress(options.epochs, quiet=options.quiet),
@@ -327,6 +332,7 @@ def _finish(
         "network": network(model),
         "parameters": model.n_parameters,
         "batch_size": options.batch_size or batch_size(len(X)),
+        "class_weight": options.class_weight,
         "epochs": done,
         "best_epoch": best,
         "stopped_by": "interrupt" if interrupted else trainer.stopped_by,
@@ -334,8 +340,8 @@ def _finish(
         "validation" if held_out else "training": scores,
         "baseline": baseline,
     }
-    kept = ("rows", "validation_rows", "batch_size", "best_epoch", "stopped_by", "seconds")
-    training = {name: document[name] for name in kept} | {
+    kept = "rows validation_rows batch_size class_weight best_epoch stopped_by seconds"
+    training = {name: document[name] for name in kept.split()} | {
         "history": dict(history),
         "loss": encode(trainer.loss),
         "optimizer": encode(trainer.optimizer),
