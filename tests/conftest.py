@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ranvier as rv
+from houses import put, ranvier, table
 from ranvier import reference
 from ranvier._crosscheck import mirror
 
@@ -131,3 +132,17 @@ class Follow:
 def rng():
     """A generator that starts alike in every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def houses(tmp_path):
+    return put(tmp_path / "houses.csv", table())
+
+
+@pytest.fixture
+def fitted(tmp_path, houses, capfd):
+    """A model of prices, and the rows that it has learnt from."""
+    path = tmp_path / "model.safetensors"
+    options = ["--ignore", "dear", "--epochs", 40, "--quiet"]
+    ranvier(capfd, "train", houses, "--target", "price", "--out", path, *options)
+    return path

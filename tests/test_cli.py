@@ -76,7 +76,17 @@ def test_a_bad_environment_variable_is_an_error_that_names_it():
         assert "Traceback" not in result.stderr
 
 
-COMMANDS = ["train", "predict", "evaluate", "inspect", "check", "bench", "demo", "config"]
+COMMANDS = [
+    "train",
+    "predict",
+    "evaluate",
+    "inspect",
+    "quantize",
+    "check",
+    "bench",
+    "demo",
+    "config",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

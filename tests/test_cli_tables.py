@@ -22,70 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ranvier as rv
+from houses import ROWS, column, names, put, ranvier, table
 from ranvier.cli import main
 from ranvier.cli._options import ENDINGS
 from ranvier.cli._tables import read_table
 from ranvier.export._agreement import compared, not_run, rows_of
-
-ROWS = 240
-
-
-def ranvier(capfd, *arguments, code=0):
-    """What a command has written to stdout and stderr."""
-    assert main(list(map(str, arguments))) == code
-    return capfd.readouterr()
-
-
-def table(rows=ROWS, seed=0):
-    """Houses: numbers with holes, categories, a date, a truth value, and a price of all of them."""
-    rng = np.random.default_rng(seed)
-    towns = {"Lund": 3.0, "Oslo, N": 5.0, "Rome": 1.0}
-    town = rng.choice(list(towns), rows)
-    area = rng.uniform(20.0, 200.0, rows).round(1)
-    garden = rng.random(rows) < 0.5
-    days = rng.integers(0, 3000, rows)
-    price = area * [towns[t] for t in town] + 100.0 * garden + 0.02 * days
-    holes = rng.random(rows) < 0.1
-    return {
-        "town": town.tolist(),
-        "area": [None if hole else value for hole, value in zip(holes, area.tolist(), strict=True)],
-        "garden": garden.tolist(),
-        "sold": [str(np.datetime64("2015-01-01") + int(day)) for day in days],
-        "price": price.tolist(),
-        "dear": np.where(price > np.median(price), "yes", "no").tolist(),
-    }
-
-
-def put(path, columns):
-    """A CSV file of columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return path
-
-
-def names(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
-def column(text, name):
-    return [row[name] for row in csv.DictReader(io.StringIO(text))]
-
-
-@pytest.fixture
-def houses(tmp_path):
-    return put(tmp_path / "houses.csv", table())
-
-
-@pytest.fixture
-def fitted(tmp_path, houses, capfd):
-    """A model of prices, and the rows that it has learnt from."""
-    path = tmp_path / "model.safetensors"
-    options = ["--ignore", "dear", "--epochs", 40, "--quiet"]
-    ranvier(capfd, "train", houses, "--target", "price", "--out", path, *options)
-    return path
-
 
 # ---------------------------------------------------------------- from CSV to predictions
 
@@ -358,6 +299,7 @@ def test_bench_measures_training_and_prediction(monkeypatch, capfd):
         assert result["gflops"] == pytest.approx(expected)
         assert 0 < result["share_of_peak"] < 1
         assert result["rows_per_second"] > 0 < result["single_row_us"]
+        assert result["int8_rows_per_second"] > 0
     assert "4-8-1" in ranvier(capfd, "bench", "--seconds", 0.02).out
 
 
@@ -570,6 +512,48 @@ def test_options_that_contradict_or_have_no_meaning_are_refused(
         assert f"argument {options[0]}" in capfd.readouterr().err
     else:
         assert said in ranvier(capfd, *command, code=1).err
+
+
+def test_a_separator_without_a_csv_file_is_refused(tmp_path, fitted, houses, capfd):
+    pq.write_table(pa.table(table()), tmp_path / "t.parquet")
+    path, out = tmp_path / "t.parquet", tmp_path / "m.st"
+    for command in (
+        ["train", path, "--target", "price", "--out", out],
+        ["predict", fitted, path],
+        ["quantize", fitted, path, "-o", out],
+        ["check", fitted],
+    ):
+        captured = ranvier(capfd, *command, "--separator", ";", code=1)
+        assert captured.err.startswith("ranvier: --separator: expected a CSV file to read, got ")
+        assert captured.out == ""
+    # One of two tables is CSV.
+    semicolons = tmp_path / "t.csv"
+    semicolons.write_text(houses.read_text().replace(",", ";").replace('"Oslo; N"', '"Oslo, N"'))
+    command = ["train", path, "--target", "price", "--out", out, "--epochs", 1, "--quiet"]
+    ranvier(capfd, *command, "--separator", ";", "--validation-data", semicolons)
+
+
+def test_balanced_classes_find_the_rare_one(tmp_path, houses, capfd):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=1000)
+    hit = np.where(rng.random(1000) < 1 / (1 + np.exp(4 - 2 * x)), "yes", "no").tolist()
+    path = put(tmp_path / "rare.csv", {"x": x.tolist(), "hit": hit})
+    found = {}
+    for options in ((), ("--class-weight", "balanced")):
+        model = tmp_path / "m.st"
+        command = ["train", path, "--target", "hit", "--out", model, "--epochs", 20, "--quiet"]
+        ranvier(capfd, *command, *options)
+        scores = json.loads(ranvier(capfd, "evaluate", model, path, "--json").out)["scores"]
+        found[options] = scores["balanced_accuracy"]
+        training = json.loads(ranvier(capfd, "inspect", model, "--json").out)["training"]
+        assert training["class_weight"] == (options[1] if options else None)
+        text = ranvier(capfd, "inspect", model).out
+        assert ("class weight balanced" in text) == bool(options)
+    plain, balanced = found.values()
+    assert balanced > plain + 0.1
+    command = ["train", houses, "--target", "price", "--out", model, "--class-weight", "balanced"]
+    said = ranvier(capfd, *command, code=1).err
+    assert "--class-weight: expected a target of classes, got a quantity, 'price'" in said
 
 
 def test_a_quantity_has_no_probabilities(fitted, houses, capfd):

@@ -170,6 +170,8 @@ def _compared_by_layers(model: QuantizedSequential, X: Array) -> float:
         )
         told = _told(x, own) if number in model.integer_layers else x
         deviations.append(_deviation(found, twin.predict(told.tolist())))
+        if not np.isfinite(found).all():
+            break
         x = found
     return float(np.max(deviations))
 
