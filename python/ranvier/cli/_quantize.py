@@ -74,9 +74,9 @@ def run(options: argparse.Namespace) -> int:
 def _drawn(frame: Frame) -> Frame:
     """The rows that calibrate: all, or as many as suffice from all over the table."""
     if frame.rows <= _MOST_ROWS:
-        note(f"{frame.rows} rows calibrate, and are compared")
+        note(f"{frame.rows} rows calibrate and are compared")
         return frame
-    note(f"{_MOST_ROWS} of {frame.rows} rows, drawn at random, calibrate, and are compared")
+    note(f"{_MOST_ROWS} of {frame.rows} rows, drawn at random, calibrate and are compared")
     kept = np.random.default_rng(0).permutation(frame.rows) < _MOST_ROWS
     return frame.take(kept)
 
