@@ -110,9 +110,12 @@ def test_rows_without_a_target_calibrate_too(tmp_path, fitted, houses, small, ca
     columns["price"][: ROWS // 2] = [None] * (ROWS // 2)
     some = put(tmp_path / "some.csv", columns)
     out = tmp_path / "other.st"
-    said = ranvier(capfd, "quantize", fitted, some, "-o", out)
+    said = ranvier(capfd, "quantize", fitted, some, "-o", out, "--json")
     assert f"{ROWS // 2} of them have a 'price' and are compared" in said.err
-    assert "rmse" in said.out
+    scores = json.loads(ranvier(capfd, "evaluate", out, some, "--json").out)["scores"]
+    found = json.loads(said.out)["report"]
+    assert found["rows"] == ROWS // 2
+    assert found["after"] == pytest.approx(scores, rel=1e-5)
     X = input_of(fitted, houses)
     assert np.array_equal(rv.load(out).predict(X), rv.load(small).predict(X))
     for change in (lambda c: c.pop("price"), lambda c: c.update(price=[""] * ROWS)):

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             (
                 "network",
                 f"{document['network']}, {model.n_parameters} parameters, {model.dtype}"
-                + (f", {len(integers)} layers int8" if integers else ""),
+                + (f", {len(integers)} layer{'s' * (len(integers) > 1)} int8" if integers else ""),
             ),
             ("size", f"{size} bytes"),
         ]

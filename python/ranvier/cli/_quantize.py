@@ -19,7 +19,7 @@ from ._output import check_place, note, report
 from ._tables import Frame, read_table
 from ._train import targets
 
-# So many rows calibrate; more would change little.
+# So many rows calibrate, where some hundreds would do.
 _MOST_ROWS = 4096
 # What `ranvier train` has written into the file.
 _NOTES = ("ranvier.table", "ranvier.training")
