@@ -88,8 +88,11 @@ def test_the_report_is_that_of_the_library(tmp_path, classes, houses, capfd):
     assert found["sizes"] == [classes.stat().st_size, out.stat().st_size]
     assert found["sizes"][1] < 0.6 * found["sizes"][0]
     text = ranvier(capfd, "quantize", classes, houses, "-o", out).out
-    assert f"the same class in {100 * expected.agreement:.2f} % of {ROWS} rows" in text
-    assert text.endswith(f"saved {out}\n")
+    lines = [line.split() for line in text.splitlines()]
+    assert f"the same class in {expected.agreement:.2%} of {ROWS} rows".split() in lines
+    before, after = (figures["roc_auc"] for figures in (found["before"], found["after"]))
+    assert ["roc", "auc", f"{before:.4f}", "->", f"{after:.4f}"] in lines
+    assert lines[-1] == ["saved", str(out)]
 
 
 def test_the_figures_are_those_that_evaluate_finds(fitted, houses, small, tmp_path, capfd):

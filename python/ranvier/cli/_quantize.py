@@ -13,9 +13,9 @@ from .._arrays import Array
 from .._table import Table
 from ..errors import ArgumentError
 from ..model import Sequential
-from ..quantization import quantization_report
-from ._files import ModelFile, encoded, metrics_of
-from ._output import check_place, note, report
+from ..quantization import QuantizationReport, quantization_report
+from ._files import ModelFile, encoded, figures, metrics_of
+from ._output import aligned, check_place, note, report
 from ._tables import Frame, read_table
 from ._train import targets
 
@@ -62,13 +62,21 @@ def run(options: argparse.Namespace) -> int:
     document = {"model": options.model, "data": options.data, "out": options.out}
     document |= {"calibration": options.calibration, "calibration_rows": frame.rows}
     document |= {"integer_layers": small.integer_layers, "report": asdict(found)}
-    lines = str(found).splitlines()
     if file.table.classes is None:
-        # The last line is of classes.
         document["report"]["agreement"] = None
-        lines.pop()
-    report(document, [*lines, f"saved {options.out}"], options.json)
+    report(document, _lines(found, file.table, options.out), options.json)
     return 0
+
+
+def _lines(found: QuantizationReport, table: Table, out: str) -> list[str]:
+    """The report's table of layers, and its figures as the other commands show them."""
+    before, after = found.sizes
+    rows = [("size", f"{before} -> {after} bytes ({after / before:.2f})")]
+    for (name, one), (_, other) in zip(figures(found.before), figures(found.after), strict=True):
+        rows.append((name, f"{one} -> {other}"))
+    if table.classes is not None:
+        rows.append(("the same class", f"in {found.agreement:.2%} of {found.rows} rows"))
+    return [*str(found).splitlines()[: len(found.layers) + 1], *aligned([*rows, ("saved", out)])]
 
 
 def _drawn(frame: Frame) -> Frame:
