@@ -30,12 +30,14 @@ def layers(draw, outputs, free):
     stack = [perhaps(rv.Standardize())]
     if not free:
         stack.append(perhaps(rv.GaussianNoise(0.1)))
+    # Levenberg-Marquardt solves systems of as many equations as there are parameters.
+    widths = [3, 8, 33] if free else [3, 8, 65]
     for _ in range(draw(st.integers(0, 2))):
         options = {"l2": draw(st.sampled_from([0.0, 0.01]))}
         if not free:
             options["max_norm"] = perhaps(0.3, 2.0)
             options["non_negative"] = draw(st.booleans())
-        stack.append(rv.Dense(draw(st.sampled_from([3, 8, 65])), activation="tanh", **options))
+        stack.append(rv.Dense(draw(st.sampled_from(widths)), activation="tanh", **options))
         stack.append(perhaps(rv.LayerNorm(), *([] if free else [rv.Dropout(0.3)])))
     stack += [rv.Dense(outputs), perhaps(rv.Standardize(of="targets"))]
     return [layer for layer in stack if layer is not None]
