@@ -284,7 +284,7 @@ def _single(values: Array) -> Array:
         return values.astype(np.float32, copy=False)
 
 
-def _stages(
+def stages(
     network: Sequential | QuantizedSequential, x: Array
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each layer's number, its input and its output."""
@@ -333,7 +333,7 @@ def quantize(
     values = {name: _single(array) for name, array in model.parameters().items()}
     if not all(np.isfinite(array).all() for array in values.values()):
         raise ArgumentError("model: expected parameters that float32 can hold, got larger ones")
-    for number, inputs, _ in _stages(model, x):
+    for number, inputs, _ in stages(model, x):
         if number in numbers:
             inputs = _single(inputs)
             if not np.isfinite(inputs).all():
@@ -479,7 +479,7 @@ def quantization_report(
     if not np.isfinite(x).all():
         raise ArgumentError("X: expected finite numbers, got others")
     deviations, scales = [], []
-    both = zip(_stages(model, x), _stages(quantized, x), strict=True)
+    both = zip(stages(model, x), stages(quantized, x), strict=True)
     for (number, _, output), (_, _, small) in both:
         if not np.isfinite(output).all():
             raise ArgumentError(

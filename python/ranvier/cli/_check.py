@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..export._agreement import rows_of
 from ..losses import BinaryCrossEntropy, CrossEntropy, GaussianNLL, Loss, Poisson, Quantile
 from ..model import Sequential
-from ..quantization import QuantizedSequential
+from ..quantization import QuantizedSequential, stages
 from ._files import ModelFile, encoded, network
 from ._output import note, report
 from ._tables import read_table
@@ -156,23 +156,21 @@ def _compared_by_layers(model: QuantizedSequential, X: Array) -> float:
     From end to end, inputs that differ in their last bits could become integers that differ by one.
     """
     parameters = model.parameters()
-    deviations, x = [], X
-    for number, layer in enumerate(model.layers):
+    deviations = []
+    for number, x, found in stages(model, X):
         own = {
             f"0.{name.partition('.')[2]}": value
             for name, value in parameters.items()
             if name.partition(".")[0] == str(number)
         }
-        last = number + 1 == len(model.layers)
-        found = (model if last else model._until(number + 1)).predict(X)
         twin = reference.QuantizedSequential(
-            [mirror(layer, reference)], {name: value.tolist() for name, value in own.items()}
+            [mirror(model.layers[number], reference)],
+            {name: value.tolist() for name, value in own.items()},
         )
         told = _told(x, own) if number in model.integer_layers else x
         deviations.append(_deviation(found, twin.predict(told.tolist())))
         if not np.isfinite(found).all():
             break
-        x = found
     return float(np.max(deviations))
 
 
