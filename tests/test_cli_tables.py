@@ -761,6 +761,31 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path, hou
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train table.csv --target price --out table.csv",
+        "train houses.csv --target price --validation-data table.csv --out ./table.csv",
+        "train houses.csv --target price --out new.png --plot new.png",
+        "predict model.png table.csv -o table.csv",
+        "predict model.png table.csv -o model.png",
+        "export model.png --format onnx --out model.png",
+        "export model.png --format onnx --check --data table.csv --out table.csv",
+        "inspect model.png --plot model.png",
+    ],
+)
+def test_no_result_takes_the_place_of_another_file_of_the_command(
+    tmp_path, fitted, houses, command, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(houses, "table.csv")
+    shutil.copy(fitted, "model.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    said = ranvier(capfd, *command.split(), code=1).err
+    assert "expected a file of its own, got" in said
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
 def test_predictions_go_into_a_pipe_and_models_do_not(tmp_path, fitted, houses, capfd):
     pipe = tmp_path / "pipe"

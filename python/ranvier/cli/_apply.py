@@ -21,7 +21,7 @@ def predict(options: argparse.Namespace) -> int:
     """Writes a column of predictions, and of each class's probability where asked for."""
     table_on_stdout = options.out == "-" and not options.json
     if options.out != "-":
-        check_place(options.out, "--out", device=True)
+        check_place(options.out, "--out", [options.model, options.data], device=True)
     file, table, frame = _read(options)
     frame.require(options.keep, "of --keep")
     if options.probabilities and table.classes is None:

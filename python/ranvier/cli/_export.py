@@ -23,7 +23,7 @@ _STEP = 1 / 255
 
 def run(options: argparse.Namespace) -> int:
     """Writes the files; 1 if they are to be checked and do not agree, or cannot be run."""
-    check_place(options.out, "--out")
+    check_place(options.out, "--out", [options.model, options.data])
     if options.data is not None and not options.check:
         raise ArgumentError(f"--data: expected --check beside it, got {options.data} alone")
     kind = options.format or ENDINGS.get(Path(options.out).suffix.lower())

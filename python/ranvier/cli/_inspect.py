@@ -22,7 +22,7 @@ _SHOWN = 10
 def run(options: argparse.Namespace) -> int:
     """Shows architecture, parameters, columns, history."""
     if options.plot is not None:
-        check_plot(options.plot)
+        check_plot(options.plot, [options.model])
     file = ModelFile.read(options.model)
     model, table, training = file.model, file.table, file.training
     parameters = model.parameters()

@@ -109,8 +109,13 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_place(path: str, option: str, *, device: bool = False) -> None:
-    """Refuses, before the work, a place that no file, or pipe or device, can be written to."""
+def check_place(
+    path: str, option: str, others: Iterable[str | None] = (), *, device: bool = False
+) -> None:
+    """Refuses, before the work, a place that no file, or pipe or device, can be written to.
+
+    Nor is one of the command's other files a place: what was to be read would be gone.
+    """
     place = Path(path)
     if place.is_dir():
         raise ArgumentError(f"{option}: expected the name of a file, got the folder {path}")
@@ -118,6 +123,11 @@ def check_place(path: str, option: str, *, device: bool = False) -> None:
         if device:
             return
         raise ArgumentError(f"{option}: expected the name of a file, got a pipe or device, {path}")
+    if any(other and place.resolve() == Path(other).resolve() for other in others):
+        raise ArgumentError(
+            f"{option}: expected a file of its own, got {path}, which the command also reads or "
+            "writes"
+        )
     if not place.parent.is_dir():
         raise ArgumentError(
             f"{option}: expected a file in an existing folder, got {path}; make {place.parent}"
@@ -157,7 +167,7 @@ def progress(epochs: int, *, quiet: bool = False) -> list[Callback]:
     return [ProgressBar() if bar else Lines(epochs)]
 
 
-def check_plot(path: str) -> None:
+def check_plot(path: str, others: Iterable[str | None] = ()) -> None:
     """Says before the training what would keep the picture from being written."""
     try:
         from matplotlib.figure import Figure
@@ -170,7 +180,7 @@ def check_plot(path: str) -> None:
         raise ArgumentError(
             f"--plot: expected a file name that ends in one of {', '.join(known)}, got {path}"
         )
-    check_place(path, "--plot")
+    check_place(path, "--plot", others)
 
 
 def plot(history: History, title: str, path: str) -> None:

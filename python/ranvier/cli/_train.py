@@ -47,14 +47,15 @@ _SHARE = 0.2
 
 def run(options: argparse.Namespace) -> int:
     """Trains, validates, saves."""
-    check_place(options.out, "--out")
+    tables = [options.data, options.validation_data]
+    check_place(options.out, "--out", tables)
     if options.validation_data is not None and options.validation_split is not None:
         raise ArgumentError(
             "--validation-split: expected none beside --validation-data, got "
             f"{options.validation_split:g}"
         )
     if options.plot is not None:
-        check_plot(options.plot)
+        check_plot(options.plot, [*tables, options.out])
     if options.threads is not None:
         set_num_threads(options.threads)
     frame = read_table(options.data, options.separator, options.missing)
