@@ -717,6 +717,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, fitted, houses, capfd):
             ["predict", fitted, houses, "-o", out],
             ["train", houses, "--target", "price", "--out", fitted, "--epochs", 1, "--quiet"],
             ["inspect", fitted, "--plot", tmp_path / "curves.png"],
+            ["export", fitted, "--out", tmp_path / "network.c"],
         ):
             # pytest's own files have the limit too.
             lines = []
@@ -731,6 +732,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, fitted, houses, capfd):
         signal.signal(signal.SIGXFSZ, handler)
     assert all(os.strerror(errno.EFBIG) in line for line in said), said
     assert said[0] == f"ranvier: {out}: {os.strerror(errno.EFBIG)}"
+    assert said[3] == f"ranvier: {tmp_path / 'network.c'}: {os.strerror(errno.EFBIG)}"
     assert out.read_text() == "old"
     assert fitted.read_bytes() == before
     assert names(tmp_path) == ["houses.csv", "model.safetensors", "out.csv"]
@@ -784,6 +786,18 @@ def test_no_result_takes_the_place_of_another_file_of_the_command(
     said = ranvier(capfd, *command.split(), code=1).err
     assert "expected a file of its own, got" in said
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_link_is_followed_and_one_to_itself_is_an_error(tmp_path, fitted, houses, capfd):
+    link, loop = tmp_path / "link", tmp_path / "loop"
+    link.symlink_to("out.csv")
+    loop.symlink_to(loop)
+    ranvier(capfd, "predict", fitted, houses, "-o", link)
+    assert link.is_symlink()
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == ROWS + 1
+    said = ranvier(capfd, "predict", fitted, houses, "-o", loop / "out.csv", code=1).err
+    assert said.startswith("ranvier: ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")

@@ -91,7 +91,7 @@ def write(path: str, data: bytes) -> None:
             with place.open("wb") as file:
                 file.write(data)
         else:
-            write_all({str(place.resolve()): data})
+            write_all({os.path.realpath(path): data})
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
 
@@ -123,7 +123,7 @@ def check_place(
         if device:
             return
         raise ArgumentError(f"{option}: expected the name of a file, got a pipe or device, {path}")
-    if any(other and place.resolve() == Path(other).resolve() for other in others):
+    if any(other and os.path.realpath(path) == os.path.realpath(other) for other in others):
         raise ArgumentError(
             f"{option}: expected a file of its own, got {path}, which the command also reads or "
             "writes"

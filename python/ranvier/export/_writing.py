@@ -12,11 +12,13 @@ from pathlib import Path
 def write_all(files: Mapping[str, bytes]) -> None:
     """Writes files beside their places, syncs them, then renames all.
 
-    What was there stays if anything fails before the first of the renames. The umask holds.
+    What was there stays if anything fails before the first of the renames. The umask holds. An
+    OSError names the file that was to be written.
     """
     umask = os.umask(0)
     os.umask(umask)
     written: list[tuple[str, str]] = []
+    path = ""
     try:
         for path, content in files.items():
             place = Path(path)
@@ -33,6 +35,8 @@ def write_all(files: Mapping[str, bytes]) -> None:
             beside, path = written[0]
             Path(beside).replace(path)
             written.pop(0)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         for beside, _ in written:
             with contextlib.suppress(OSError):
