@@ -350,6 +350,21 @@ def test_identifiers_and_free_text_are_left_out(tmp_path):
     }
 
 
+@pytest.mark.parametrize("date", ["31.12.{}", "12/31/{}", "1-2-{}", "31.12.{} 23:59"])
+def test_dates_that_are_written_otherwise_are_left_out_and_it_says_how_to_write_them(
+    tmp_path, date, capfd
+):
+    columns = {"sold": [date.format(2000 + row % 9) for row in range(60)], "x": range(60)}
+    path = put(tmp_path / "t.csv", columns | {"y": range(60)})
+    options = ["--target", "y", "--out", tmp_path / "m.st", "--epochs", 1, "--json"]
+    said = ranvier(capfd, "train", path, *options)
+    reason = json.loads(said.out)["left_out"]["sold"]
+    assert reason.startswith("dates are read where they are written as 2024-12-31, not as ")
+    assert f"column 'sold' is left out: {reason}" in said.err
+    said = ranvier(capfd, "train", path, *options, "--categorical", "sold")
+    assert json.loads(said.out)["columns"] == ["sold", "x"]
+
+
 def test_texts_that_are_all_rare_are_left_out(tmp_path, capfd):
     rng = np.random.default_rng(0)
     columns = {"word": [f"w{row // 2}" for row in range(3000)], "x": rng.normal(size=3000)}
@@ -378,7 +393,10 @@ def test_other_separators_missing_texts_and_compression(tmp_path):
         ("a;b\n1;2\n", "pass --separator ';'"),
         ("a\tb\n1\t2\n", "pass --separator tab"),
         ("a,b\n1,2\n3\n", "Row #3: Expected 2 columns, got 1"),
-        ('a,b\n1,"1,5"\n2,"2,25"\n', "expected numbers with decimal points in column 'b'"),
+        *(
+            (f'a,b\n1,"{one}"\n2,"2,25"\n', f"numbers such as 1234.5 in column 'b', got '{one}'")
+            for one in ("1,5", "-1.234,5", "1,234", "1,234,567.8", "1.234.567")
+        ),
         ("a,b\n1,inf\n2,3\n", "expected finite numbers in column 'b', got inf in row 1"),
         ("a,c\n1,2\n", "expected column 'b' of --target, got 'a', 'c'"),
         ("a,b\n1,\n2,\n", "expected values in column 'b', got none"),

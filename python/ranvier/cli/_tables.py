@@ -19,7 +19,9 @@ from ..errors import ArgumentError, FileFormatError
 
 # What spreadsheets and statistics programs write for a missing value.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "NaN", "nan", "-nan", "null", "NULL", "None")
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+# Numbers with decimal commas or with something between thousands.
+_WRITTEN_OTHERWISE = re.compile(r"[+-]?(\d+,\d+|\d{1,3}(\.\d{3})+(,\d+)?|\d{1,3}(,\d{3})+(\.\d+)?)")
+_DATE_OTHERWISE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}\b.*")
 _DIGITS = re.compile(r"[+-]?\d+")
 _CODE = re.compile(r"0\d+")
 _MICROSECONDS = 86_400_000_000.0
@@ -114,12 +116,15 @@ class Frame:
             return "boolean", ""
         if _times(different) is not None:
             return "time", ""
-        commas = sum(_DECIMAL_COMMA.fullmatch(text) is not None for text in texts)
-        if commas and commas >= 0.9 * len(texts):
-            sample = next(text for text in texts if _DECIMAL_COMMA.fullmatch(text))
+        if (sample := _mostly(_WRITTEN_OTHERWISE, texts)) is not None:
             raise FileFormatError(
-                f"{self.source}: expected numbers with decimal points in column {name!r}, got "
-                f"{sample!r}; write points for the commas, or leave the column out with --ignore"
+                f"{self.source}: expected numbers such as 1234.5 in column {name!r}, got "
+                f"{sample!r}; write decimal points, and nothing between thousands"
+            )
+        if (sample := _mostly(_DATE_OTHERWISE, texts)) is not None:
+            return "", (
+                f"dates are read where they are written as 2024-12-31, not as {sample!r}; "
+                "--categorical takes them for texts"
             )
         if len(known) > 20 and len(texts) > 0.9 * len(known):
             return "", "nearly every row has a text of its own"
@@ -326,6 +331,12 @@ def _shown(column: Any) -> list[Any]:
     if str(column.type) == "float":
         return list(values(column).astype(str))
     return [str(v).lower() if isinstance(v, bool) else v for v in column.to_pylist()]
+
+
+def _mostly(pattern: re.Pattern[str], texts: list[str]) -> str | None:
+    """The first text of a pattern, where nine in ten are of it."""
+    found = [text for text in texts if pattern.fullmatch(text)]
+    return found[0] if len(found) >= 0.9 * len(texts) else None
 
 
 def _times(column: Any) -> Any:

@@ -130,7 +130,7 @@ def _classes(target: list[Class], options: argparse.Namespace) -> tuple[Class, .
     if len(classes) > len(target) // 2:
         raise ArgumentError(
             f"column {options.target!r}: expected classes of several rows each, got "
-            f"{len(classes)} different values in {len(target)} rows"
+            f"{len(classes)} different values in {len(target)} rows, such as {classes[0]!r}"
         )
     return classes if whole or not numbers else tuple(map(float, classes))
 
