@@ -417,6 +417,16 @@ def test_a_table_that_does_not_serve_is_one_line_and_no_file(tmp_path, text, sai
     assert names(tmp_path) == ["t.csv"]
 
 
+@pytest.mark.parametrize("command", ["predict", "evaluate", "inspect", "check", "export"])
+def test_a_table_in_the_place_of_the_model_is_said(tmp_path, houses, fitted, command, capfd):
+    rest = {"inspect": [], "export": ["--out", tmp_path / "m.py"]}.get(command, [fitted])
+    said = ranvier(capfd, command, houses, *rest, code=1).err
+    assert said == (
+        "ranvier: MODEL: expected a model file, such as `ranvier train` writes, got a table, "
+        f"{houses}\n"
+    )
+
+
 def test_other_encodings_and_files_are_refused(tmp_path, capfd):
     for name, data, said in [
         ("t.csv", "a,b\n1,\u00e4\n".encode("latin-1"), "UTF-8"),
@@ -896,6 +906,7 @@ def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, houses, ca
     options = ["--learning-rate", "1e30", "--out", tmp_path / "m.st", "--quiet"]
     said = ranvier(capfd, "train", houses, "--target", "price", *options, code=1)
     assert "a smaller --learning-rate than 1e+30 usually helps" in said.err
+    assert said.err.count("usually helps") == 1
     assert names(tmp_path) == ["houses.csv"]
 
 

@@ -12,14 +12,14 @@ from .._arrays import Array
 from .._files import Reader, decode
 from .._predictor import Predictor
 from .._table import Category, Number, Table
-from ..errors import ArgumentError
+from ..errors import ArgumentError, FileFormatError
 from ..layers import Dense
 from ..losses import MSE, CrossEntropy, Loss
 from ..model import Sequential, read_predictor
 from ..quantization import QuantizedSequential
 from ..quantization import figures as measured
 from ._output import figure, note
-from ._tables import Frame
+from ._tables import ENDINGS, Frame
 
 # What is told of predictions besides the loss, of quantities and of classes.
 _FIGURES = (
@@ -49,7 +49,14 @@ class ModelFile:
     @classmethod
     def read(cls, path: str) -> ModelFile:
         """Reads and checks a file."""
-        reader = Reader(path)
+        try:
+            reader = Reader(path)
+        except FileFormatError as error:
+            if not path.lower().endswith(ENDINGS):
+                raise
+            raise ArgumentError(
+                f"MODEL: expected a model file, such as `ranvier train` writes, got a table, {path}"
+            ) from error
         model = read_predictor(reader)
         table, training = None, {}
         if "ranvier.table" in reader.metadata:

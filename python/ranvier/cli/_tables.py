@@ -19,6 +19,12 @@ from ..errors import ArgumentError, FileFormatError
 
 # What spreadsheets and statistics programs write for a missing value.
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "NaN", "nan", "-nan", "null", "NULL", "None")
+_PARQUET = (".parquet", ".pq")
+_TABS = (".tsv", ".tab")
+_COMPRESSED = (".gz", ".bz2", ".zst")
+# How the names of tables end.
+ENDINGS = (".csv", *_TABS, *_PARQUET, *_COMPRESSED)
+
 # Numbers with decimal commas or with something between thousands.
 _WRITTEN_OTHERWISE = re.compile(r"[+-]?(\d+,\d+|\d{1,3}(\.\d{3})+(,\d+)?|\d{1,3}(,\d{3})+(\.\d+)?)")
 _DATE_OTHERWISE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}\b.*")
@@ -258,7 +264,7 @@ def _csv(path: str, source: str, separator: str | None) -> Any:
     if not data.strip():
         raise FileFormatError(f"{source}: expected a table, got an empty file")
     if separator is None:
-        separator = "\t" if path.lower().removesuffix(".gz").endswith((".tsv", ".tab")) else ","
+        separator = "\t" if path.lower().removesuffix(".gz").endswith(_TABS) else ","
     try:
         text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")
         names = next(csv.reader(text, delimiter=separator))
@@ -280,7 +286,10 @@ def _csv(path: str, source: str, separator: str | None) -> Any:
             convert_options=options,
         )
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"{source}: expected text in UTF-8: {error}") from error
+        raise FileFormatError(
+            f"{source}: expected CSV in UTF-8, got the byte 0x{error.object[error.start]:02x} at "
+            f"{error.start}; save the table as CSV in UTF-8"
+        ) from error
     except (pa.ArrowException, csv.Error) as error:
         raise FileFormatError(f"{source}: expected a table: {_first_line(error)}") from error
 
@@ -291,7 +300,7 @@ def _bytes(path: str) -> bytes:
     if path == "-":
         return sys.stdin.buffer.read()
     with open(path, "rb") as file:  # noqa: PTH123
-        if not path.lower().endswith((".gz", ".bz2", ".zst")):
+        if not path.lower().endswith(_COMPRESSED):
             return file.read()
     with pa.input_stream(path, compression="detect") as stream:
         data: bytes = stream.read()
@@ -310,7 +319,7 @@ def table_bytes(columns: Mapping[str, Any], path: str) -> bytes:
         pq.write_table(table, out)
         data: bytes = out.getvalue().to_pybytes()
         return data
-    tabs = path.lower().endswith((".tsv", ".tab"))
+    tabs = path.lower().endswith(_TABS)
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t" if tabs else ",", lineterminator="\n")
     writer.writerow(table.column_names)

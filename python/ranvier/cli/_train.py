@@ -294,7 +294,7 @@ def _fit(
         )
     except DivergedError as error:
         raise DivergedError(
-            f"{error}; nothing was saved, a smaller --learning-rate than "
+            f"{str(error).partition(';')[0]}; nothing was saved, a smaller --learning-rate than "
             f"{options.learning_rate:g} usually helps"
         ) from error
     seconds = time.perf_counter() - begun
