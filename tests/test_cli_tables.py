@@ -252,6 +252,7 @@ def test_export_offers_what_the_library_has(fitted, houses, twin, tmp_path, capf
     out = tmp_path / "model.twin"
     command = ["export", fitted, "--format", "twin", "--out", out]
     assert ranvier(capfd, *command).out == f"written {out}\n"
+    assert json.loads(ranvier(capfd, *command, "--json").out)["bit_equal"] is None
     said = ranvier(capfd, *command, "--check", "--data", houses).out
     assert said == f"twin: {out}: {ROWS} rows run by a test: the same bits\n"
     document = json.loads(ranvier(capfd, *command, "--check", "--json").out)

@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
         given["X"] = encoded(table, read_table(options.data, options.separator, table.missing))[0]
     agreement = getattr(export, kind)(file.model, options.out, **given)
     document = {"model": options.model} | asdict(agreement)
+    if not agreement.rows:
+        document["bit_equal"] = None
     if file.table is not None:
         document["inputs"] = file.table.inputs
         note(
