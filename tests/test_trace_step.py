@@ -136,6 +136,21 @@ def test_it_prints_the_five_steps(rng):
     assert "… (6 x 4)" in str(rv.trace_step(model, x, y, loss="mse"))
 
 
+def test_printed_rows_are_parted_and_what_a_layer_passes_back_is_shown():
+    layers = [rv.Dense(2, activation="relu"), rv.Dense(1)]
+    model = rv.Sequential(layers, input_size=2, dtype="float64")
+    weights = {"0.weight": [[1.0, 2.0], [3.0, 4.0]], "1.weight": [[1.0], [-2.0]]}
+    model.set_parameters(weights)
+    text = str(rv.trace_step(model, [[1.0, 2.0], [-1.0, 0.5]], [1.0, 1.0], loss="mse"))
+    lines = [line.strip() for line in text.splitlines()]
+    assert "x              1  2 | -1  0.5" in lines
+    assert "z              7  10 |  0.5  0" in lines
+    # dL/da is output − y, and dL/dx = delta Wᵀ.
+    assert "dL/da         -14 | -0.5" in lines
+    assert "dL/dx         -14  28 | -0.5  1" in lines
+    assert sum(line.startswith("dL/dx") for line in lines) == 1
+
+
 def test_every_number_is_in_the_frame(rng):
     model, x, y = drawn("three", rng)
     step = rv.trace_step(model, x, y, loss="mse")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LayerStep", "StepTrace", "trace_step"]
 
 # Numbers of a tensor that a printed table has room for.
-_SHOWN = 8
+_SHOWN = 9
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -97,14 +97,14 @@ class StepTrace:
         return self.layers[number]
 
     def __str__(self) -> str:
-        """The five steps, with the first numbers of every tensor."""
+        """The five steps, with the first numbers of every tensor; its rows are parted by |."""
         lines = ["1. forward: z = x W + b, a = f(z)"]
         for entry in self.layers:
             lines.append(f"   layer {entry.number}: {entry.layer!r}")
             lines += [_line("x", entry.x)] if entry is self.layers[0] else []
             lines += [_line("z", entry.z)] if _activated(entry.layer) else []
             lines.append(_line("a", entry.a))
-        lines += ["2. loss of the output", f"      {'L':<14}{self.loss:.6g}"]
+        lines += ["2. loss of the output", f"      {'L':<14}{self.loss: .6g}"]
         lines.append(_line("dL/da", self.d_output))
         lines.append("3. gradients: delta = dL/da f'(z), dL/dW = xᵀ delta, dL/dx = delta Wᵀ")
         for entry in reversed(self.layers):
@@ -113,6 +113,7 @@ class StepTrace:
                 lines.append(_line("f'(z)", entry.local_gradient))
             lines.append(_line("delta", entry.delta))
             lines += [_line(f"dL/d{role}", array) for role, array in entry.gradients.items()]
+            lines += [_line("dL/dx", entry.d_input)] if entry is not self.layers[0] else []
         lines.append("4. update of the parameters")
         for entry in self.layers:
             lines += [f"   layer {entry.number}"] if entry.before else []
@@ -150,10 +151,12 @@ def _activated(layer: Layer) -> bool:
 
 def _line(name: str, array: Array) -> str:
     """A name, and the first numbers of a tensor."""
-    flat = array.ravel()
-    shown = " ".join(f"{value: .4g}" for value in flat[:_SHOWN])
-    more = f" … ({' x '.join(map(str, array.shape))})" if flat.size > _SHOWN else ""
-    return f"      {name:<14}{shown.strip() if flat.size == 1 else shown}{more}"
+    width = array.shape[-1]
+    bars = (" | " if i and not i % width else " " * bool(i) for i in range(_SHOWN))
+    numbers = (f"{value: .4g}" for value in array.flat)
+    shown = "".join(bar + number for bar, number in zip(bars, numbers, strict=False))
+    more = f" … ({' x '.join(map(str, array.shape))})" if array.size > _SHOWN else ""
+    return f"      {name:<14}{shown}{more}"
 
 
 def trace_step(
