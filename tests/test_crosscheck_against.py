@@ -20,7 +20,20 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 import foreign
 import ranvier as rv
-from mistakes import KERAS, KERAS_TWINS, TORCH, TORCH_TWINS, Case, assert_found, check, write_trace
+from mistakes import (
+    KERAS,
+    KERAS_TWINS,
+    ROWS,
+    STEPS,
+    TORCH,
+    TORCH_TWINS,
+    Case,
+    assert_found,
+    check,
+    data,
+    model,
+    write_trace,
+)
 
 # Drawn twins of each framework.
 EXAMPLES = int(os.environ.get("RANVIER_TWINS", "40"))
@@ -63,6 +76,23 @@ def test_correct_twins_in_keras_are_not_accused(name, recorded):
     assert_found(
         KERAS_TWINS[name], check(KERAS_TWINS[name], recorded / f"keras-twin-{name}.safetensors")
     )
+
+
+def test_a_loss_of_log_probabilities_that_gets_raw_outputs_is_found(tmp_path):
+    """torch.nn.NLLLoss where nn.CrossEntropyLoss was meant."""
+    case = Case(1, "loss", "loss", "takes logarithms of probabilities", {"loss": "cross_entropy"})
+    X, y = data(case)
+    twin, tensors = model(case.stack), {}
+    for step in range(STEPS + 1):
+        # The parameters, which stay, are not what is asked for.
+        tensors |= {f"{step}.parameter.{name}": a for name, a in twin.parameters().items()}
+        if step:
+            rows = slice(ROWS * (step - 1), ROWS * step)
+            z = twin.predict(X[rows])
+            loss = -z[np.arange(ROWS), y[rows]].mean()
+            tensors |= {f"{step}.output": z, f"{step}.loss": np.array([loss])}
+    write_trace(tmp_path / "t.safetensors", tensors, "ranvier")
+    assert_found(case, check(case, tmp_path / "t.safetensors"))
 
 
 # ---------------------------------------------------------------- drawn twins

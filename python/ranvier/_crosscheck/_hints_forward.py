@@ -214,6 +214,13 @@ def loss_values(scene: Scene) -> Iterator[Hypothesis]:
             return {"loss": scene.loss.value_and_gradient(again, y)[0]}
 
         yield f"the loss, which applies a {kind} itself, gets outputs behind one", twice
+    if isinstance(scene.loss, losses.CrossEntropy):
+
+        def unnormalised(index: int) -> Any:
+            output, y = _loss_batch(scene, index)
+            return {"loss": -output[np.arange(len(y)), y].mean()} if y.dtype.kind == "i" else None
+
+        yield "the loss, which takes logarithms of probabilities, gets raw outputs", unnormalised
     yield from _clamped(scene)
     yield from _smoothed(scene, theirs, ours)
     yield from _penalised(scene, theirs - ours)
