@@ -204,7 +204,8 @@ def _batches(x: Array, y: Array, batch_size: int, seed: int, *, shuffle: bool) -
 
 def _trace(model: Sequential, against: Any, batches: Sequence[Batch]) -> Trace:
     """What `against` computes on the batches."""
-    if isinstance(against, str | PathLike):
+    # A framework's name is no path that somebody means.
+    if isinstance(against, str | PathLike) and against not in ("torch", "keras", "sklearn"):
         from ._trace import read_trace
 
         return read_trace(against, model, batches)
@@ -226,5 +227,13 @@ def _trace(model: Sequential, against: Any, batches: Sequence[Batch]) -> Trace:
     raise DTypeError(
         "against: expected 'reference', (module, loss, optimizer) of torch, a Keras model, "
         "(model, loss, optimizer) of Keras, an MLP of scikit-learn, or the path of a trace, got "
-        f"{against!r:.200}"
+        f"{_called(against)}"
     )
+
+
+def _called(against: Any) -> str:
+    """What something is, in one line."""
+    if isinstance(against, tuple):
+        return f"({', '.join(map(_called, against))})"
+    plain = against is None or isinstance(against, str | int | float)
+    return repr(against) if plain else f"{type(against).__module__}.{type(against).__qualname__}"

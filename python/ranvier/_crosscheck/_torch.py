@@ -78,13 +78,20 @@ class _Module:
         return hooks
 
 
+def _brief(value: Any) -> str:
+    """A repr in one line; torch's have many."""
+    return f"{' '.join(repr(value).split()):.80}"
+
+
 def trace(model: Sequential, against: tuple[Any, Any, Any], batches: Sequence[Batch]) -> Trace:
     """A copy of the module, trained from the model's parameters on these batches."""
     module, loss, optimizer = against
     if not callable(loss):
-        raise DTypeError(f"against: expected a loss of torch's that can be called, got {loss!r}")
+        raise DTypeError(
+            f"against: expected a loss of torch's that can be called, got {_brief(loss)}"
+        )
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise DTypeError(f"against: expected an optimizer of torch.optim, got {optimizer!r}")
+        raise DTypeError(f"against: expected an optimizer of torch.optim, got {_brief(optimizer)}")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & {id(p) for p in module.parameters()}:
         raise ArgumentError(
