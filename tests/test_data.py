@@ -207,6 +207,14 @@ def test_a_missing_floating_target_or_weight_is_nan(kind, tmp_path):
     np.testing.assert_array_equal(weight, frame["w"])
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_another_delimiter_is_named(tmp_path, mark):
+    (tmp_path / "t.csv").write_text(f"a{mark}b\n1{mark}2\n")
+    with pytest.raises(rv.ArgumentError, match=re.escape(f"; pass delimiter={mark!r}")):
+        rv.data.CSV(tmp_path / "t.csv", target="b")
+    assert len(rv.data.CSV(tmp_path / "t.csv", target="b", delimiter=mark)) == 1
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("options", "kind_of_error", "words"),

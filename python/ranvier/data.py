@@ -505,6 +505,9 @@ def _unknown(role: str, name: str, columns: Sequence[str], path: str, first: boo
     plain = {column.lower(): column for column in columns}
     close = get_close_matches(name.lower(), plain, n=1)
     hint = f"; did you mean {plain[close[0]]!r}?" if close else ""
+    if len(columns) == 1:
+        other = next((mark for mark in ";\t|" if mark in columns[0]), None)
+        hint = f"; pass delimiter={other!r}" if other else hint
     if first:
         return ArgumentError(f"{role}: expected a column of {path} ({shown}), got {name!r}{hint}")
     return ArgumentError(
