@@ -25,6 +25,7 @@ import ranvier as rv
 from houses import ROWS, column, names, put, ranvier, table
 from ranvier.cli import main
 from ranvier.cli._options import ENDINGS
+from ranvier.cli._output import figure
 from ranvier.cli._tables import read_table
 from ranvier.export._agreement import compared, not_run, rows_of
 
@@ -399,7 +400,8 @@ def test_other_separators_missing_texts_and_compression(tmp_path):
             for one in ("1,5", "-1.234,5", "1,234", "1,234,567.8", "1.234.567")
         ),
         ("a,b\n1,inf\n2,3\n", "expected finite numbers in column 'b', got inf in row 1"),
-        ("a,c\n1,2\n", "expected column 'b' of --target, got 'a', 'c'"),
+        ("a,c\n1,2\n", "expected column 'b' of --target, got 'a', 'c'\n"),
+        ("a,B\n1,2\n", "expected column 'b' of --target, got 'a', 'B'; did you mean 'B'?"),
         ("a,b\n1,\n2,\n", "expected values in column 'b', got none"),
         ("a,b\n1,3\n2,3\n", "got 3 in all rows"),
         ("a,b\n1,x\n2,y\n", "2 different values in 2 rows"),
@@ -426,6 +428,26 @@ def test_a_table_in_the_place_of_the_model_is_said(tmp_path, houses, fitted, com
         "ranvier: MODEL: expected a model file, such as `ranvier train` writes, got a table, "
         f"{houses}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (-0.0123456, "-0.01235"),
+        (0.98765, "0.9877"),
+        (1.0, "1.000"),
+        (48.3307, "48.33"),
+        (999.96, "1000"),
+        (-32031.7, "-32032"),
+        (1.23456e9, "1.235e+09"),
+        (math.inf, "inf"),
+        (math.nan, "-"),
+        (None, "-"),
+    ],
+)
+def test_figures_have_four_digits_and_no_power_below_a_million(value, shown):
+    assert figure(value) == shown
 
 
 def test_other_encodings_and_files_are_refused(tmp_path, capfd):

@@ -73,10 +73,12 @@ def aligned(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def figure(value: float | None) -> str:
-    """A number as it is shown."""
+    """A number as it is shown: four digits, or all in front of the point up to a million."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.4f}" if 0.1 <= abs(value) < 1e3 or value == 0 else f"{value:.4g}"
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:#.4g}".rstrip(".") if 0.1 <= abs(value) < 1e3 else f"{value:.4g}"
 
 
 def write(path: str, data: bytes) -> None:

@@ -8,6 +8,7 @@ import io
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,12 @@ class Frame:
         """Refuses a table without these columns."""
         lacking = [name for name in names if name not in self._columns]
         if lacking:
+            plain = {name.lower(): name for name in self.names}
+            close = get_close_matches(lacking[0].lower(), plain, n=1)
+            hint = f"; did you mean {plain[close[0]]!r}?" if close else ""
             raise ArgumentError(
                 f"{self.source}: expected column{'s' * (len(lacking) > 1)} {_listed(lacking)} "
-                f"{what}, got {_listed(self.names)}"
+                f"{what}, got {_listed(self.names)}{hint}"
             )
 
     def take(self, keep: Array) -> Frame:
