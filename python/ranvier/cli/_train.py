@@ -341,9 +341,10 @@ def _finish(
         "validation" if held_out else "training": scores,
         "baseline": baseline,
     }
-    kept = "rows validation_rows batch_size class_weight best_epoch stopped_by seconds"
+    # Without the seconds, so that the same training gives the same bytes.
+    kept = "rows validation_rows batch_size class_weight best_epoch stopped_by"
     training = {name: document[name] for name in kept.split()} | {
-        "history": dict(history),
+        "history": {name: values for name, values in history.items() if name != "seconds"},
         "loss": encode(trainer.loss),
         "optimizer": encode(trainer.optimizer),
         "scores": scores,
