@@ -172,6 +172,8 @@ def test_the_file_runs_on_a_table(tmp_path):
     printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     found = np.array([line.split(",") for line in printed.splitlines()], np.float32)
     np.testing.assert_allclose(found, model.predict([[1, 2, 3], [4, 5, 6]]), rtol=1e-5)
+    alone = subprocess.run(command[:2], capture_output=True, check=False, text=True)
+    assert (alone.returncode, alone.stderr) == (1, "usage: python network.py rows.csv\n")
 
 
 def test_other_shapes_are_refused_and_no_rows_are_fine(tmp_path):

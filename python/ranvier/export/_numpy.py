@@ -70,6 +70,8 @@ $body    return a
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python $module.py rows.csv")
     rows = np.loadtxt(sys.argv[1], delimiter=",", ndmin=2)
     np.savetxt(sys.stdout, predict(rows), delimiter=",", fmt="%.${digits}g")
 ''')
