@@ -175,6 +175,7 @@ def test_the_plot_shows_the_quantities_and_what_is_allowed(path):
     single = {name: value.astype(np.float32) for name, value in recorded().items()}
     report = report_of(path, single)
     ax = report.plot()
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
     labels = [line.get_label() for line in ax.get_lines()]
     assert labels == ["output", "loss", "gradient", "parameter", "allowed"]
     assert ax.get_yscale() == "log"

@@ -372,6 +372,7 @@ def labels(legend):
 def test_history_as_a_plot(axes):
     trained = trainer(small(outputs=3), loss="cross_entropy")
     ax = trained.fit(X, LABELS, epochs=2).plot()
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
     assert ax.get_xlabel() == "epoch"
     assert ax.get_ylabel() == "loss"
     assert labels(ax.get_legend()) == ["training loss"]
@@ -402,6 +403,9 @@ def test_history_draws_on_given_axes_and_one_epoch_is_a_point(axes):
     assert history.plot(given) is given
     assert history.plot(ax=given) is given
     assert given.lines[0].get_marker() == "o"
+    given.set_xscale("log")
+    given.set_xticks([1, 2])
+    assert history.plot(given).get_xticks().tolist() == [1, 2]
     assert rv.History().plot().lines[:] == []
 
 

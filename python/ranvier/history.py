@@ -75,6 +75,7 @@ class History(dict[str, list[Any]]):
             if key in self:
                 ax.plot(epochs, self[key], label=label, marker=marker)
         ax.set_xlabel("epoch")
+        whole_ticks(ax)
         ax.set_ylabel("loss")
         lines, labels = ax.get_legend_handles_labels()
         metrics = [key for key in self if key.startswith("val_") and key != "val_loss"]
@@ -97,3 +98,12 @@ class History(dict[str, list[Any]]):
         if lines:
             ax.legend(lines, labels, loc="center right")
         return ax
+
+
+def whole_ticks(ax: Axes) -> None:
+    """Lets an axis of counts have whole numbers, unless the caller has chosen its ticks."""
+    from matplotlib.ticker import AutoLocator
+
+    locator = ax.xaxis.get_major_locator()
+    if isinstance(locator, AutoLocator):
+        locator.set_params(integer=True)

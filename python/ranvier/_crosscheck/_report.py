@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arrays import Array
 from .._pictures import axes, pandas_of
+from ..history import whole_ticks
 
 if TYPE_CHECKING:
     import pandas
@@ -199,6 +200,7 @@ class CrosscheckReport:
             ax.axvline(self.first.step, color="C3", alpha=0.3)
         ax.set_yscale("log")
         ax.set_xlabel("step")
+        whole_ticks(ax)
         ax.set_ylabel(f"deviation from {self.against}")
         ax.legend()
         return ax
