@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +26,7 @@ import ranvier as rv
 from houses import ROWS, column, names, put, ranvier, table
 from ranvier.cli import main
 from ranvier.cli._options import ENDINGS
-from ranvier.cli._output import figure
+from ranvier.cli._output import Lines, figure
 from ranvier.cli._tables import read_table
 from ranvier.export._agreement import compared, not_run, rows_of
 
@@ -923,6 +924,18 @@ def test_ctrl_c_before_the_first_epoch_saves_nothing(tmp_path, houses, monkeypat
     assert said.out == ""
     assert "nothing was saved" in said.err
     assert not model.exists()
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(0.5, [4, 8]), (4, [4, 8]), (8, [2, 4, 6, 8])])
+def test_without_a_terminal_a_long_training_has_more_lines(monkeypatch, capsys, seconds, epochs):
+    lines = Lines(40)
+    for epoch in range(8):
+        with monkeypatch.context() as patch:
+            later = time.monotonic() + seconds * (epoch + 1)
+            patch.setattr("ranvier.cli._output.time.monotonic", lambda later=later: later)
+            lines.on_epoch_end(epoch, {"loss": 1.0})
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"epoch {epoch}/40  loss 1.000" for epoch in epochs]
 
 
 def test_a_training_that_diverges_says_so_and_saves_nothing(tmp_path, houses, capfd):

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..loggers import ProgressBar
 
 # Columns that a progress bar needs.
 _WIDE = 80
+# Seconds after which an epoch has a line of its own.
+_PATIENCE = 15.0
 
 
 def say(line: str) -> None:
@@ -139,16 +142,19 @@ def check_place(
 
 
 class Lines(Callback):
-    """Some ten lines on stderr, for those who have no terminal."""
+    """Some ten lines on stderr, for those who have no terminal, and more of a long training."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._every = max(1, epochs // 10)
+        self._written = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Writes a line after each tenth part of the epochs."""
-        if (epoch + 1) % self._every:
+        """Writes a line after each tenth part of the epochs, or when the last one is long ago."""
+        now = time.monotonic()
+        if (epoch + 1) % self._every and now - self._written < _PATIENCE:
             return
+        self._written = now
         shown = [
             f"{name.replace('val_', 'validation ').replace('_', ' ')} {figure(value)}"
             for name, value in logs.items()
