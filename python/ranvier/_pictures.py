@@ -30,3 +30,12 @@ def pandas_of(method: str) -> Any:
             f"{method} needs pandas: pip install 'ranvier[pandas]'"
         ) from error
     return pandas
+
+
+def whole_ticks(ax: Axes) -> None:
+    """Lets an axis of counts have whole numbers, unless the caller has chosen its ticks."""
+    from matplotlib.ticker import AutoLocator
+
+    locator = ax.xaxis.get_major_locator()
+    if isinstance(locator, AutoLocator):
+        locator.set_params(integer=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._pictures import axes, pandas_of
+from ._pictures import axes, pandas_of, whole_ticks
 
 if TYPE_CHECKING:
     import pandas
@@ -98,12 +98,3 @@ class History(dict[str, list[Any]]):
         if lines:
             ax.legend(lines, labels, loc="center right")
         return ax
-
-
-def whole_ticks(ax: Axes) -> None:
-    """Lets an axis of counts have whole numbers, unless the caller has chosen its ticks."""
-    from matplotlib.ticker import AutoLocator
-
-    locator = ax.xaxis.get_major_locator()
-    if isinstance(locator, AutoLocator):
-        locator.set_params(integer=True)

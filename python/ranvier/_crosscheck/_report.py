@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import Array
-from .._pictures import axes, pandas_of
-from ..history import whole_ticks
+from .._pictures import axes, pandas_of, whole_ticks
 
 if TYPE_CHECKING:
     import pandas

@@ -255,7 +255,7 @@ impl<F: Element> Contents<'_, F> {
             _ => Path::new("."),
         };
         sweep(folder);
-        let (mut file, temporary) = create(folder)?;
+        let (mut file, temporary) = create(folder, &target)?;
         let written = self.fill(&mut file, &temporary, &target);
         if written.is_err() {
             // The first error is the one to report.
@@ -268,12 +268,12 @@ impl<F: Element> Contents<'_, F> {
     fn fill(&self, file: &mut fs::File, temporary: &Path, target: &Path) -> Result<()> {
         if let Ok(old) = fs::metadata(target) {
             file.set_permissions(old.permissions())
-                .map_err(|error| io_error("set the permissions of", temporary, &error))?;
+                .map_err(|error| io_error("set the permissions of", target, &error))?;
         }
         self.write(file)
-            .map_err(|error| io_error("write", temporary, &error))?;
+            .map_err(|error| io_error("write", target, &error))?;
         file.sync_all()
-            .map_err(|error| io_error("sync", temporary, &error))?;
+            .map_err(|error| io_error("sync", target, &error))?;
         fs::rename(temporary, target).map_err(|error| io_error("rename to", target, &error))
     }
 }
@@ -288,8 +288,8 @@ fn sync_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A new temporary file in `folder`.
-fn create(folder: &Path) -> Result<(fs::File, PathBuf)> {
+/// A new temporary file in `folder`, to become `target`.
+fn create(folder: &Path, target: &Path) -> Result<(fs::File, PathBuf)> {
     let process = std::process::id();
     let mut number = 0u64;
     loop {
@@ -299,7 +299,7 @@ fn create(folder: &Path) -> Result<(fs::File, PathBuf)> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < 1 << 20 => {
                 number += 1;
             }
-            Err(error) => return Err(io_error("create", &path, &error)),
+            Err(error) => return Err(io_error("create", target, &error)),
         }
     }
 }
@@ -455,6 +455,9 @@ impl File {
             .read_exact(&mut prefix)
             .map_err(|error| failed(&error))?;
         let size = u64::from_le_bytes(prefix);
+        if prefix.iter().all(u8::is_ascii_graphic) || size > 1 << 56 {
+            return Err(fault(&name, "no safetensors file"));
+        }
         if size > MAX_HEADER || size > len - 8 {
             return Err(fault(
                 &name,
