@@ -328,7 +328,7 @@ def test_models_that_cannot_be_quantised_by_a_table_are_refused(
     for path, said in (
         (small, "expected a model in floats, got a quantised one"),
         (tmp_path / "bare.st", "ranvier.load(path).quantize(X)"),
-        (houses, "expected a file of ranvier's"),
+        (houses, "expected a model file"),
         (tmp_path / "none.st", "No such file"),
     ):
         captured = ranvier(capfd, "quantize", path, houses, "-o", out, code=1)
