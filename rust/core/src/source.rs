@@ -12,6 +12,8 @@ use crate::pool;
 const MAX_PANEL: usize = 64;
 /// Rows that a task gathers.
 const ROWS: usize = 64;
+/// The same where a row lies in several panels: it is read through before others are.
+const WIDE_ROWS: usize = 8;
 /// What gathering an element costs, in multiply-adds of a product.
 const WORK: usize = 8;
 
@@ -159,7 +161,8 @@ impl<'a> Source<'a> {
     pub fn gather<F: Element>(&self, order: Rows<'_>, shift: &[F], panels: &mut [F]) {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
-        let rows = shape.rows.div_ceil(pool::team(work)).min(ROWS);
+        let most = if shape.count::<F>() > 1 { WIDE_ROWS } else { ROWS };
+        let rows = shape.rows.div_ceil(pool::team(work)).min(most);
         for_each_tile(
             shape,
             [panels],
