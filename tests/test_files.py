@@ -522,6 +522,20 @@ def test_a_full_disk_at_any_byte_leaves_the_old_file(tmp_path):
     assert bits(rv.load(path)) == bits(new)
 
 
+def test_the_error_of_a_save_names_the_file_itself(tmp_path):
+    with pytest.raises(OSError, match=r"missing/model\.safetensors") as caught:
+        model().save(tmp_path / "missing" / "model.safetensors")
+    assert ".tmp" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a,b,target\n1,2,3\n", "%PDF-1.7 and so on", "\x89PNG\r\n\x1a\n"])
+def test_a_file_of_something_else_is_said_to_be_no_safetensors(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(rv.FileFormatError, match="no safetensors file"):
+        rv.load(path)
+
+
 def test_a_save_keeps_permissions_links_and_the_umask(tmp_path):
     path, link = tmp_path / "model.safetensors", tmp_path / "newest"
     before = os.umask(0o027)

@@ -300,15 +300,8 @@ impl Network {
                     for (index, array) in &values {
                         copies.push((*index, copied::<F>(array)?));
                     }
-                    let mut network = shared.write();
-                    let trainable = network.slots.len();
-                    for (index, values) in &copies {
-                        if *index < trainable {
-                            network.write(*index, values);
-                        } else {
-                            network.write_state(index - trainable, values);
-                        }
-                    }
+                    let values = copies.iter().map(|(index, values)| (*index, &values[..]));
+                    shared.write().write(values);
                     Ok(())
                 })
             })

@@ -320,20 +320,22 @@ impl<F: Element> Network<F> {
         slot.unpack(&flat[slot.range::<F>()], values);
     }
 
-    /// Replaces a trainable parameter by row-major `values`.
-    pub fn write(&mut self, index: usize, values: &[F]) {
-        let slot = &self.slots[index];
-        slot.pack(values, &mut self.parameters[slot.range::<F>()]);
+    /// Replaces trainable parameters, and running statistics, which are counted after them, by row-major values.
+    pub fn write<'a>(&mut self, values: impl IntoIterator<Item = (usize, &'a [F])>) {
+        for (index, values) in values {
+            let (slot, flat) = match index.checked_sub(self.slots.len()) {
+                None => (&self.slots[index], &mut self.parameters),
+                Some(index) => (&self.state_slots[index], &mut self.state),
+            };
+            slot.pack(values, &mut flat[slot.range::<F>()]);
+        }
         self.derive();
         self.version += 1;
     }
 
     /// Replaces a running statistic.
     pub fn write_state(&mut self, index: usize, values: &[F]) {
-        let slot = &self.state_slots[index];
-        slot.pack(values, &mut self.state[slot.range::<F>()]);
-        self.derive();
-        self.version += 1;
+        self.write([(self.slots.len() + index, values)]);
     }
 
     /// Packs row-major values of one parameter into a flat vector of this network's layout.

@@ -161,7 +161,11 @@ impl<'a> Source<'a> {
     pub fn gather<F: Element>(&self, order: Rows<'_>, shift: &[F], panels: &mut [F]) {
         let shape = Panels::new(order.len(), self.cols);
         let work = WORK * shape.rows * shape.cols;
-        let most = if shape.count::<F>() > 1 { WIDE_ROWS } else { ROWS };
+        let most = if shape.count::<F>() > 1 {
+            WIDE_ROWS
+        } else {
+            ROWS
+        };
         let rows = shape.rows.div_ceil(pool::team(work)).min(most);
         for_each_tile(
             shape,
