@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,3 +137,10 @@ def checked_predictor(model: Any) -> Predictor:
             f"got {type(model).__name__}"
         )
     return model
+
+
+def of_layer(parameters: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """The parameters of one layer, by role."""
+    place = f"{number}."
+    own = {name: value for name, value in parameters.items() if name.startswith(place)}
+    return {name.removeprefix(place): value for name, value in own.items()}

@@ -38,7 +38,7 @@ from . import _core
 from ._arrays import Array, empty, integer, real
 from ._files import Path, Reader, contents, decode, encode, path_of, torch_names
 from ._pictures import axes
-from ._predictor import Predictor
+from ._predictor import Predictor, of_layer
 from .errors import ArgumentError, DTypeError
 from .layers import Dense, Layer
 from .losses import LossLike, arrays_of
@@ -290,12 +290,7 @@ def stages(
     """Each layer's number, its input and its output."""
     parameters = Predictor.parameters(network)
     for number, layer in enumerate(network.layers):
-        place = f"{number}."
-        own = {
-            f"0.{name.removeprefix(place)}": value
-            for name, value in parameters.items()
-            if name.startswith(place)
-        }
+        own = {f"0.{role}": value for role, value in of_layer(parameters, number).items()}
         if isinstance(network, QuantizedSequential):
             integer_layers = [0] if number in network.integer_layers else []
             output = built([layer], integer_layers, x.shape[1], own).predict(x)

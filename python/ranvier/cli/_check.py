@@ -10,6 +10,7 @@ import numpy as np
 from .. import reference
 from .._arrays import Array
 from .._crosscheck import TOLERANCE, crosscheck, mirror
+from .._predictor import of_layer
 from ..errors import ArgumentError
 from ..export._agreement import rows_of
 from ..losses import BinaryCrossEntropy, CrossEntropy, GaussianNLL, Loss, Poisson, Quantile
@@ -158,11 +159,7 @@ def _compared_by_layers(model: QuantizedSequential, X: Array) -> float:
     parameters = model.parameters()
     deviations = []
     for number, x, found in stages(model, X):
-        own = {
-            f"0.{name.partition('.')[2]}": value
-            for name, value in parameters.items()
-            if name.partition(".")[0] == str(number)
-        }
+        own = {f"0.{role}": value for role, value in of_layer(parameters, number).items()}
         twin = reference.QuantizedSequential(
             [mirror(model.layers[number], reference)],
             {name: value.tolist() for name, value in own.items()},

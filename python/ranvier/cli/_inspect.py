@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays import Array
+from .._predictor import of_layer
 from .._table import Category, Column
 from ..config import config, show_config
 from ..errors import ArgumentError
@@ -60,11 +61,7 @@ def run(options: argparse.Namespace) -> int:
         ]
     )
     for number, layer in enumerate(model.layers):
-        own = {
-            name.partition(".")[2]: value
-            for name, value in parameters.items()
-            if name.partition(".")[0] == str(number)
-        }
+        own = of_layer(parameters, number)
         shown = _quantized(own) if number in integers else _shapes(own)
         lines.append(f"  {number}  {layer!r}" + (f": {shown}" if shown else ""))
     if table is not None:

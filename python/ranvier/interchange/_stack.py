@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._arrays import Array
+from .._predictor import of_layer
 from ..activations import ActivationLike
 from ..errors import ArgumentError, RanvierError
 from ..layers import Activation, Dense, Layer
@@ -80,13 +81,7 @@ class Stack:
         """The layers of a model of ours."""
         parameters, features = model.parameters(), model.input_size
         for number, layer in enumerate(model.layers):
-            place = f"{number}."
-            values = {
-                name.removeprefix(place): value
-                for name, value in parameters.items()
-                if name.startswith(place)
-            }
-            self.add(layer, features, values)
+            self.add(layer, features, of_layer(parameters, number))
             features = layer.units if isinstance(layer, Dense) else features
 
     def activate(self, activation: ActivationLike, values: Values = _NONE) -> None:

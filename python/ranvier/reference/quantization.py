@@ -42,12 +42,7 @@ class QuantizedSequential:
         """Raw outputs, (batch, output_size)."""
         x: Matrix = [list(row) for row in X]
         for index, layer in enumerate(self.layers):
-            place = f"{index}."
-            own = {
-                name.removeprefix(place): value
-                for name, value in self.parameters.items()
-                if name.startswith(place)
-            }
+            own = _of_layer(self.parameters, index)
             if "input_scale" in own:
                 x = self._integers(cast(Dense, layer), own, x)
             else:
@@ -81,12 +76,7 @@ def quantize(model: Sequential, X: Rows) -> QuantizedSequential:
         raise ValueError(f"X must be at least one row of finite numbers, got {x}")
     parameters: dict[str, Tensor] = dict(model.parameters())
     for index, layer in enumerate(model.layers):
-        place = f"{index}."
-        own = {
-            name.removeprefix(place): value
-            for name, value in model.parameters().items()
-            if name.startswith(place)
-        }
+        place, own = f"{index}.", _of_layer(model.parameters(), index)
         if isinstance(layer, Dense):
             weight = cast(Matrix, own["weight"])
             reach = InputMap.of(x)
@@ -98,3 +88,10 @@ def quantize(model: Sequential, X: Rows) -> QuantizedSequential:
             }
         x = layer.forward(own, x, Mode(layer=index)).output
     return QuantizedSequential(model.layers, parameters)
+
+
+def _of_layer(parameters: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The parameters of one layer, without its number."""
+    place = f"{index}."
+    own = {name: value for name, value in parameters.items() if name.startswith(place)}
+    return {name.removeprefix(place): value for name, value in own.items()}
